@@ -1,0 +1,25 @@
+"""What tests and doctests share: checked shapes, one thread, and `torch` at hand in examples."""
+
+from __future__ import annotations
+
+import os
+
+# How many threads share a sum decides its last bits, and golden numbers are compared bit for bit. Set in the
+# environment too, and before torch is loaded, so that the processes that tests start do the same.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+
+from jaxtyping import install_import_hook
+
+# Before anything imports fedadapt, or its annotations would stay unchecked.
+install_import_hook("fedadapt", "beartype.beartype")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _torch_in_doctests(doctest_namespace: dict[str, object]) -> None:
+    doctest_namespace["torch"] = torch

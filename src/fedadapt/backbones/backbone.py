@@ -1,0 +1,99 @@
+"""What a backbone is: a module, where its head sits, and a digest of its content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fedadapt.errors import BackboneError
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network in eval mode with a fresh linear head, and what is needed to use it rightly.
+
+    Args:
+        name: for people and for the manifest.
+        module: takes images ``[N, C, H, W]`` and returns logits ``[N, D]``.
+        head: dotted name of the linear layer that makes the logits.
+        mean: of the pixels (0..1) it was trained on, by channel; None if it was not pretrained.
+        std: likewise.
+        digest: see `content_digest`.
+    """
+
+    name: str
+    module: nn.Module
+    head: str
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    digest: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of everything but the head, in fp32: what a party fetches once."""
+        return sum(t.numel() * t.element_size() for _, t in _content(self.module, self.head))
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters, head included."""
+        return sum(p.numel() for p in self.module.parameters())
+
+
+BuildBackbone = Callable[[int, torch.Generator], Backbone]
+"""What a registered backbone factory returns: ``(num_classes, generator) -> Backbone``.
+
+The generator draws what is not loaded: the head, and all weights where nothing is pretrained.
+"""
+
+
+def finish(
+    name: str,
+    module: nn.Module,
+    head: str,
+    num_classes: int,
+    generator: torch.Generator,
+    moments: tuple[tuple[float, ...], tuple[float, ...]] | None,
+) -> Backbone:
+    """Gives `module` a fresh head with `num_classes` outputs, freezes it, and computes its digest.
+
+    Raises:
+        BackboneError: there is no linear layer at `head`.
+    """
+    try:
+        old = module.get_submodule(head)
+    except AttributeError:
+        old = None
+    if not isinstance(old, nn.Linear):
+        raise BackboneError(f"backbone {name!r} has no linear head at {head!r}; name its last nn.Linear")
+    new = nn.Linear(old.in_features, num_classes)
+    nn.init.normal_(new.weight, 0.0, 0.01, generator=generator)
+    nn.init.zeros_(new.bias)
+    module.set_submodule(head, new)
+    module.eval().requires_grad_(requires_grad=False)
+    mean, std = moments or (None, None)
+    return Backbone(name, module, head, mean, std, content_digest(module, head))
+
+
+def content_digest(module: nn.Module, head: str) -> str:
+    """SHA-256 over the name, type, shape and bytes of every tensor but the head's.
+
+    Two parties whose backbones have the same digest compute the same features. ``num_batches_tracked``
+    is left out: it changes no output.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in _content(module, head):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _content(module: nn.Module, head: str) -> list[tuple[str, torch.Tensor]]:
+    return [
+        (name, tensor)
+        for name, tensor in sorted(module.state_dict().items())
+        if not name.startswith(f"{head}.") and not name.endswith("num_batches_tracked")
+    ]

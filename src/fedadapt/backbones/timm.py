@@ -1,0 +1,55 @@
+"""Any model of the timm library, with its own pretrained weights or a local file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from fedadapt.backbones.backbone import Backbone, BuildBackbone, finish
+from fedadapt.backbones.weights import Moments, load_weights, locate
+from fedadapt.errors import BackboneError
+from fedadapt.registry import register
+
+
+@register("backbone", "timm")
+def timm(
+    *,
+    model: Annotated[str, Field(min_length=1)],
+    pretrained: bool = True,
+    weights: str | None = None,
+) -> BuildBackbone:
+    """Any timm model by its name, pretrained from timm's own source or from a local file.
+
+    Args:
+        model: a timm name, with or without tag: ``resnet18``, ``resnet50.a1_in1k``.
+        pretrained: fetch the weights that timm names for the model (needs its hub, or its cache).
+        weights: a local safetensors file instead; `pretrained` is then not looked at.
+    """
+
+    def build(num_classes: int, generator: torch.Generator) -> Backbone:
+        import timm as library
+
+        if not library.is_model(model.split(".")[0]):
+            close = library.list_models(f"*{model[:6]}*")[:5]
+            raise BackboneError(f"timm has no model {model!r}; near: {', '.join(close) or 'none'}")
+        # timm draws initial weights from torch's global generator; keep ours independent of it and it of ours.
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+            try:
+                module = library.create_model(model, pretrained=pretrained and weights is None)
+            except Exception as error:
+                raise BackboneError(
+                    f"timm cannot make {model!r} ({type(error).__name__}: {str(error).splitlines()[0]}); "
+                    "without a network set backbone.weights to a local file, or backbone.pretrained=false"
+                ) from error
+        head = module.pretrained_cfg["classifier"]
+        moments: Moments | None = None
+        if weights is not None:
+            moments = load_weights(module, locate(weights), head)
+        elif pretrained:
+            moments = (tuple(module.pretrained_cfg["mean"]), tuple(module.pretrained_cfg["std"]))
+        return finish(model, module, head, num_classes, generator, moments)
+
+    return build

@@ -1,0 +1,91 @@
+"""Weight files: what one holds, how it is checked, and those that come with the package."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from fedadapt.errors import BackboneError
+
+Moments = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of the training pixels (0..1), by channel."""
+
+
+def shipped() -> list[str]:
+    """Names of the weight files in the package, such as ``resnet26-tiny-imagenet-32``."""
+    files = resources.files(__package__).iterdir()
+    return sorted(Path(file.name).stem for file in files if file.name.endswith(".safetensors"))
+
+
+def locate(weights: str) -> Path:
+    """The file that `weights` means: a path, or the name of a shipped file.
+
+    Raises:
+        BackboneError: there is no such file, or it is of a kind that could run code when it is read.
+    """
+    if weights in shipped():
+        return Path(str(resources.files(__package__) / f"{weights}.safetensors"))
+    path = Path(weights)
+    if path.suffix != ".safetensors":
+        raise BackboneError(
+            f"weights must be a .safetensors file or one of {', '.join(shipped()) or '(none shipped)'}, got {weights!r}; "
+            "convert other formats first, reading a pickle can run any code"
+        )
+    if not path.is_file():
+        raise BackboneError(f"no weight file at {path}")
+    return path
+
+
+def load_weights(module: nn.Module, path: Path, head: str) -> Moments | None:
+    """Copies the tensors of a weight file into `module`, all but the head's, and returns the pixel moments.
+
+    Every tensor of `module` must be in the file with its shape, and nothing else may be.
+
+    Raises:
+        BackboneError: the file is damaged, or belongs to another network.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dict
+    except (SafetensorError, OSError) as error:
+        raise BackboneError(f"weight file {path} cannot be read ({error}); fetch it again") from error
+    state = module.state_dict()
+    wanted = {n for n in state if not n.startswith(f"{head}.") and not n.endswith("num_batches_tracked")}
+    given = {n for n in stored if not n.startswith(f"{head}.") and not n.endswith("num_batches_tracked")}
+    if wanted != given:
+        odd = sorted(wanted ^ given)
+        raise BackboneError(
+            f"weight file {path} is of another network: {len(wanted - given)} tensors are missing and "
+            f"{len(given - wanted)} unknown, for instance {odd[0]!r}"
+        )
+    for name in sorted(wanted):
+        if stored[name].shape != state[name].shape:
+            raise BackboneError(
+                f"weight file {path} has {name!r} with shape {tuple(stored[name].shape)}, "
+                f"the network needs {tuple(state[name].shape)}"
+            )
+        state[name].copy_(stored[name])
+    if "mean" not in metadata:
+        return None
+    return tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"]))
+
+
+def save_weights(module: nn.Module, path: Path, metadata: dict[str, Any], dtype: torch.dtype) -> None:
+    """Writes every tensor of `module` as `dtype`, with `metadata` as JSON values; replaces atomically."""
+    tensors = {
+        name: tensor.detach().cpu().to(dtype).contiguous()
+        for name, tensor in module.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, part, metadata={key: json.dumps(value) for key, value in metadata.items()})
+    part.replace(path)

@@ -1,0 +1,1 @@
+"""How the samples of a data set are dealt out to clients."""

@@ -1,0 +1,94 @@
+"""What a partition is, and how the partitioners of flwr-datasets are driven."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from fedadapt.data.dataset import Split
+from fedadapt.errors import DataError
+from fedadapt.seeds import Seeds
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
+
+
+class Partition(Protocol):
+    """Deals the samples of a split out to clients."""
+
+    def __call__(self, split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " n"]]:
+        """One ascending tensor of indices a client; together they hold every sample exactly once.
+
+        Args:
+            split: what to deal out.
+            num_clients: K, from 1 to the number of samples.
+            seeds: the same seeds give the same partition.
+
+        Raises:
+            DataError: the split cannot be dealt out to so many clients in this way.
+        """
+        ...
+
+
+def check_clients(split: Split, num_clients: int, min_size: int = 1) -> None:
+    """Checks that every client can have `min_size` samples.
+
+    Raises:
+        DataError: there are too few samples, or no clients.
+    """
+    most = len(split) // min_size
+    if not 1 <= num_clients <= most:
+        raise DataError(
+            f"cannot deal {len(split)} samples out to {num_clients} clients with at least {min_size} each; "
+            f"1 to {most} clients are possible"
+        )
+
+
+def drive(
+    make: Callable[[], Partitioner], split: Split, num_clients: int, seeds: Seeds
+) -> list[Int64[Tensor, " n"]]:
+    """The partition that a partitioner of flwr-datasets makes of a split.
+
+    It is shown the samples in a random order: flwr-datasets deals them out in the order they come, so that a
+    file sorted by class, camera or writer would give clients that differ in more than was asked for.
+
+    Args:
+        make: imports flwr_datasets and makes the partitioner; the column of labels is called ``"label"``.
+        split: what to deal out.
+        num_clients: K.
+        seeds: of the order.
+
+    Raises:
+        DataError: the partitioner gives up, or loses or repeats samples.
+    """
+    # Read once, when flwr_datasets is imported: fedadapt tells no third party what it is used for. A user who
+    # wants Flower to know has set the variable already.
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    import datasets
+
+    order = torch.randperm(len(split), generator=seeds.torch("partition order"))
+    table = {"index": order.numpy(), "label": split.labels[order].numpy()}
+    with warnings.catch_warnings():
+        # One long warning for each draw that is repeated; the outcome is checked below.
+        warnings.simplefilter("ignore")
+        try:
+            partitioner = make()
+            partitioner.dataset = datasets.Dataset.from_dict(table)
+            parts = [partitioner.load_partition(client) for client in range(num_clients)]
+        except ValueError as error:
+            raise DataError(
+                f"cannot deal {len(split)} samples out to {num_clients} clients: {error}"
+            ) from error
+    clients = [torch.from_numpy(part.with_format("numpy")[:]["index"]).sort().values for part in parts]
+    if not torch.equal(torch.cat(clients).sort().values, torch.arange(len(split))):
+        raise DataError(
+            f"dealing {len(split)} samples out to {num_clients} clients lost or repeated some; "
+            "the draw is degenerate, use a milder skew or fewer clients"
+        )
+    return clients

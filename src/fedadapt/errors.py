@@ -1,0 +1,85 @@
+"""Every error that fedadapt raises on purpose, and the exit code each one ends a command with.
+
+::
+
+    FedadaptError                 1   anything below
+    ├── ConfigError               2   a key, type or combination that a run file may not have
+    │   └── UnknownName           2   a name that no registry entry has
+    ├── DataError                 3   a data set that is missing, corrupt or does not fit
+    ├── BackboneError             4   a backbone that cannot be made, read or verified
+    ├── AttachError               5   an adapter that cannot sit on, merge into or load onto a backbone
+    ├── FrameError                6   bytes that are not the frame they should be
+    │   └── DigestMismatch        6   the frame belongs to another backbone, layout or codec
+    ├── ClientError               7   a client's work failed, or its update was refused
+    ├── RunError                  8   a run directory that is missing, in use, damaged or full
+    └── EngineError               9   an engine that cannot carry messages
+
+A message is one line: what is wrong, the value, what is allowed, what to do.
+"""
+
+from __future__ import annotations
+
+INTERRUPTED_EXIT_CODE = 130
+"""What a command ends with after Ctrl-C, once everything is safely on disk."""
+
+
+class FedadaptError(Exception):
+    """The root of the tree; catching it catches every deliberate failure of fedadapt."""
+
+    exit_code = 1
+
+
+class ConfigError(FedadaptError, ValueError):
+    """A configuration says something that cannot be done."""
+
+    exit_code = 2
+
+
+class UnknownName(ConfigError):
+    """A name was looked up that nothing is registered under."""
+
+
+class DataError(FedadaptError):
+    """A data set is missing, corrupt, or does not fit what is asked of it."""
+
+    exit_code = 3
+
+
+class BackboneError(FedadaptError):
+    """A backbone cannot be made, read, or is not the one that was promised."""
+
+    exit_code = 4
+
+
+class AttachError(FedadaptError):
+    """An adapter cannot be attached to, merged into or loaded onto a backbone."""
+
+    exit_code = 5
+
+
+class FrameError(FedadaptError):
+    """Bytes that arrived are not a well-formed frame."""
+
+    exit_code = 6
+
+
+class DigestMismatch(FrameError):
+    """A well-formed frame was made for another backbone, layout or codec."""
+
+
+class ClientError(FedadaptError):
+    """A client's local work failed, or what it sent was refused."""
+
+    exit_code = 7
+
+
+class RunError(FedadaptError):
+    """A run directory is missing, in use, damaged, or cannot be written."""
+
+    exit_code = 8
+
+
+class EngineError(FedadaptError):
+    """An engine cannot carry the messages it was given."""
+
+    exit_code = 9

@@ -1,0 +1,204 @@
+"""From a configuration to objects: the only file that knows every room."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from fedadapt.adapters import AdaptedModel, attach
+from fedadapt.algorithms import Algorithm
+from fedadapt.backbones import Backbone
+from fedadapt.data.augment import Augment
+from fedadapt.data.dataset import Dataset, Split
+from fedadapt.data.holdout import hold_out, split_off
+from fedadapt.data.skew import label_counts
+from fedadapt.errors import ConfigError, DataError
+from fedadapt.experiment.config import RunConfig
+from fedadapt.federation.messages import Wire
+from fedadapt.federation.plan import ExchangePlan, make_plan
+from fedadapt.federation.serve import Party
+from fedadapt.params import Group, Params, Streams
+from fedadapt.seeds import Seeds
+
+MAX_COUNTED_CLIENTS = 200
+"""Runs with more clients do not write down who holds what."""
+
+
+@dataclass(frozen=True)
+class Clients:
+    """Who holds what.
+
+    Args:
+        train: places in the train split, by client.
+        test: likewise, held out by each client for itself.
+    """
+
+    train: list[Int64[Tensor, " n"]]
+    test: list[Int64[Tensor, " n"]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a run needs, made from its configuration and nothing else."""
+
+    config: RunConfig
+    seeds: Seeds
+    dataset: Dataset
+    measured_on: Split
+    clients: Clients
+    backbone: Backbone
+    model: AdaptedModel
+    algorithm: Algorithm
+    plan: ExchangePlan
+    wire: Wire
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def party(self, memory: MutableMapping[int, Streams]) -> Party:
+        """The site that simulates all clients, with their memory."""
+        augment = self.config.data.augment
+        return Party(
+            model=self.model,
+            wire=self.wire,
+            algorithm=self.algorithm,
+            train=self.config.train,
+            rounds=self.config.rounds,
+            split=self.dataset.train,
+            indices=self.clients.train,
+            augment=Augment(pad=augment.pad, flip=augment.flip),
+            mean=self.mean,
+            std=self.std,
+            seeds=self.seeds,
+            memory=memory,
+        )
+
+    def first_state(self) -> Streams:
+        """The server's state before the first round."""
+        shared = {name: self.model.start[name].cpu().clone() for name in self.plan.layout()}
+        return self.algorithm.init(shared)
+
+    def global_params(self, state: Streams) -> Params:
+        """All tensors of the global model; what clients keep is at its pretrained value."""
+        device = next(iter(self.model.start.values())).device
+        return {n: state["model"].get(n, t).to(device) for n, t in self.model.start.items()}
+
+
+def build_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
+    """The data set, the split that is measured on, and who holds what.
+
+    Raises:
+        ConfigError: a name or option is wrong.
+        DataError: the data cannot be read, or does not go round.
+    """
+    seeds, data = Seeds(config.seed), config.data
+    dataset: Dataset = data.source.create("source")
+    measured_on, train = dataset.test, dataset.train
+    if data.validation_fraction:
+        train, measured_on = split_off(train, data.validation_fraction, seeds, "validation")
+    if data.limit is not None and data.limit < len(train):
+        _, train = split_off(train, data.limit / len(train), seeds, "limit")
+    dataset = Dataset(
+        dataset.name, train, dataset.test, dataset.class_names, dataset.validation, dataset.mean, dataset.std
+    )
+    parts = data.partition.create("partition")(train, data.num_clients, seeds)
+    kept, held = [], []
+    for client, indices in enumerate(parts):
+        if len(indices) == 0:
+            raise DataError(f"client {client} would hold no samples; use fewer clients or another data.partition")
+        generator = seeds.torch("local test", client=client)
+        own, test = hold_out(indices, train.labels, data.local_test_fraction, generator)
+        kept.append(own)
+        held.append(test)
+    return dataset, measured_on, Clients(kept, held)
+
+
+def build(config: RunConfig) -> Experiment:
+    """Makes everything that `config` names.
+
+    Raises:
+        FedadaptError: one of its kinds, for whatever cannot be made.
+    """
+    seeds = Seeds(config.seed)
+    policy = config.norms.create("norm policy")
+    adapter = config.adapter.create("adapter")
+    algorithm = config.algorithm.create("algorithm")
+    codec = config.codec.create("codec")
+    build_backbone = config.backbone.create("backbone")
+    device = config.train.resolve_device()
+    dataset, measured_on, clients = build_data(config)
+    backbone = build_backbone(dataset.num_classes, seeds.torch("backbone"))
+    channels = dataset.train.images.shape[1]
+    mean, std = backbone.mean or dataset.mean, backbone.std or dataset.std
+    if len(mean) != channels:
+        raise ConfigError(
+            f"backbone {backbone.name!r} takes images with {len(mean)} channels, data set {dataset.name!r} has {channels}"
+        )
+    model = attach(backbone, adapter, policy, seeds.torch("adapter"))
+    still = dict.fromkeys(Group, 0)
+    named = dict(model.module.named_parameters()) | dict(model.module.named_buffers())
+    for name, tensor in named.items():
+        if name not in model.start and not name.endswith("num_batches_tracked"):
+            still[model.groups[name]] += tensor.numel()
+    plan = make_plan(model, policy.kept, still)
+    model.to(device, config.train.dtype)
+    wire = Wire(plan, codec, backbone.digest)
+    return Experiment(
+        config, seeds, dataset, measured_on, clients, backbone, model, algorithm, plan, wire, mean, std
+    )
+
+
+def manifest(experiment: Experiment) -> dict[str, Any]:
+    """What a run writes down about itself before its first round."""
+    config, dataset = experiment.config, experiment.dataset
+    counted = len(experiment.clients.train) <= MAX_COUNTED_CLIENTS
+    counts = label_counts(dataset.train.labels, experiment.clients.train, dataset.num_classes) if counted else None
+    return {
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "plan": [
+            {"group": s.group, "trained": s.trained, "travels": s.travel, "values": s.num_values, "bytes": s.num_bytes}
+            for s in experiment.plan.summary()
+        ],
+        "backbone": {
+            "name": experiment.backbone.name,
+            "digest": experiment.backbone.digest,
+            "bytes": experiment.backbone.num_bytes,
+            "parameters": experiment.backbone.num_parameters,
+        },
+        "data": {
+            "name": dataset.name,
+            "num_classes": dataset.num_classes,
+            "class_names": list(dataset.class_names),
+            "train": len(dataset.train),
+            "test": len(experiment.measured_on),
+            "measured_on": "validation" if config.data.validation_fraction else "test",
+            "client_counts": None if counts is None else counts.tolist(),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("fedadapt", "torch", "timm", "numpy", "flwr-datasets")},
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "threads": torch.get_num_threads(),
+            "device": str(config.train.resolve_device()),
+        },
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"

@@ -1,0 +1,169 @@
+"""What a run file says: one TOML file, every key of which may be set on the command line.
+
+A section that names something registered (``backbone``, ``adapter``, ``data.source``, ...) takes that thing's
+options beside its ``name``; they are checked when it is made.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedadapt.errors import ConfigError
+from fedadapt.registry import create, first_problem
+from fedadapt.training.config import TrainConfig
+
+
+class Section(BaseModel):
+    """Settings that are all known here: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Choice(BaseModel):
+    """The name of something registered, with its options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    def create(self, kind: str) -> Any:
+        """Makes what is named.
+
+        Raises:
+            ConfigError: the name or an option is wrong.
+        """
+        return create(kind, self.name, self.__pydantic_extra__)
+
+
+class AugmentConfig(Section):
+    """Changes to training images, new in every epoch."""
+
+    pad: int = Field(default=4, ge=0, le=64, description="pixels of zero padding that crops may reach into")
+    flip: bool = Field(default=True, description="mirror half of the images")
+
+
+class DataConfig(Section):
+    """The data, and who holds what."""
+
+    source: Choice = Choice(name="digits")
+    partition: Choice = Choice(name="iid")
+    num_clients: int = Field(default=10, ge=1)
+    limit: int | None = Field(default=None, ge=1, description="use only so many training samples, stratified")
+    validation_fraction: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the training samples to measure on instead of the test set"
+    )
+    local_test_fraction: float = Field(
+        default=0.0, ge=0, lt=1, description="share of its samples that each client measures itself on"
+    )
+    augment: AugmentConfig = AugmentConfig()
+
+
+class EngineConfig(Section):
+    """How clients are simulated."""
+
+    chunk: int | None = Field(default=None, ge=1, description="clients trained together; none: by itself")
+
+
+class EvaluateConfig(Section):
+    """When the global model is measured; the last round always is."""
+
+    every: int = Field(default=1, ge=1, description="rounds")
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    seed: int = Field(default=0, ge=0)
+    rounds: int = Field(default=20, ge=1)
+    cohort: int | None = Field(default=None, ge=1, description="clients asked in a round; none: all")
+    backbone: Choice = Choice(name="resnet26")
+    adapter: Choice = Choice(name="parallel")
+    norms: Choice = Choice(name="frozen")
+    algorithm: Choice = Choice(name="fedavg")
+    codec: Choice = Choice(name="float32")
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    engine: EngineConfig = EngineConfig()
+
+
+def load_config(path: Path, settings: Sequence[str] = ()) -> RunConfig:
+    """Reads a run file and applies settings such as ``train.lr=0.1`` on top of it.
+
+    Args:
+        path: a TOML file; its stem is the run's name unless it gives one.
+        settings: ``key=value`` with the value in TOML; what is not TOML is taken as text.
+
+    Raises:
+        ConfigError: the file cannot be read, or says something that cannot be.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read run file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"run file {path} is not TOML: {error}") from error
+    document.setdefault("name", path.stem)
+    for setting in settings:
+        _apply(document, setting)
+    return make_config(document)
+
+
+def make_config(document: Mapping[str, Any]) -> RunConfig:
+    """Checks a whole document of settings.
+
+    Raises:
+        ConfigError: a key is unknown or a value is wrong.
+    """
+    try:
+        return RunConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(first_problem(error, _siblings(error.errors()[0]["loc"]))) from None
+
+
+def _apply(document: dict[str, Any], setting: str) -> None:
+    key, separator, text = setting.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set takes key=value, got {setting!r}; for instance --set train.lr=0.1")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = key.split(".")
+    place = document
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {setting}: {section!r} is a value, not a section")
+    if isinstance(place.get(last), dict) and not isinstance(value, dict) and "name" in place[last]:
+        # `--set adapter=full` means the name; options of the old choice would not fit the new one.
+        value = {"name": value}
+    elif _is_choice([*sections, last]) and isinstance(value, str):
+        value = {"name": value}
+    place[last] = value
+
+
+def _is_choice(path: Sequence[str]) -> bool:
+    model: Any = RunConfig
+    for key in path:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)) or key not in model.model_fields:
+            return False
+        model = model.model_fields[key].annotation
+    return model is Choice
+
+
+def _siblings(location: Sequence[int | str]) -> dict[str, str]:
+    """The keys that are allowed where `location` points."""
+    model: Any = RunConfig
+    for key in location[:-1]:
+        field = model.model_fields.get(key) if hasattr(model, "model_fields") else None
+        if field is None:
+            break
+        model = field.annotation
+    return dict.fromkeys(getattr(model, "model_fields", {}), "")

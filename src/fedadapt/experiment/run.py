@@ -1,0 +1,245 @@
+"""Runs an experiment round by round, each round one transaction; and goes on with one that was stopped."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import time
+from collections import UserDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fedadapt.engines import Engine, LocalEngine
+from fedadapt.errors import FedadaptError, RunError
+from fedadapt.experiment.build import Experiment, build, manifest
+from fedadapt.experiment.config import RunConfig, make_config
+from fedadapt.federation.round import Played, play
+from fedadapt.federation.serve import KEPT
+from fedadapt.params import Streams, stack
+from fedadapt.federation.sampling import sample_cohort
+from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
+from fedadapt.runs.store import FILE, RunStore
+from fedadapt.training.evaluate import evaluate, evaluate_clients
+
+
+class Interrupted(FedadaptError):
+    """The run was asked to stop, and did after its last committed round."""
+
+    exit_code = 130
+
+
+class Watcher:
+    """Is told what a run does; by itself it does nothing."""
+
+    def begin(self, experiment: Experiment, last_round: int) -> None:
+        """The run starts, or goes on after `last_round`."""
+
+    def clients(self, round: int, done: int, cohort: int) -> None:
+        """Some clients of a round have answered."""
+
+    def committed(self, record: RoundRecord) -> None:
+        """A round is on disk."""
+
+
+class StoredMemory(UserDict[int, Streams]):
+    """The clients' memory: read from the run on first use; what is written waits for the round's commit."""
+
+    def __init__(self, store: RunStore) -> None:
+        super().__init__()
+        self.store = store
+        self.unsaved: dict[int, Streams] = {}
+
+    def __contains__(self, client: object) -> bool:
+        if client not in self.data:
+            kept = self.store.memory(client)  # type: ignore[arg-type]
+            if kept is None:
+                return False
+            self.data[client] = kept  # type: ignore[index]
+        return True
+
+    def __setitem__(self, client: int, streams: Streams) -> None:
+        self.data[client] = self.unsaved[client] = streams
+
+    def take_unsaved(self) -> dict[int, Streams]:
+        """What this round wrote, and forgets that it was unsaved."""
+        unsaved, self.unsaved = self.unsaved, {}
+        return unsaved
+
+
+def run(config: RunConfig, folder: Path, *, overwrite: bool = False, watcher: Watcher | None = None) -> Path:
+    """Runs `config` from the start and returns its run directory, ``folder / config.name``.
+
+    Args:
+        config: what to run.
+        folder: where run directories are.
+        overwrite: replace a finished or stopped run of the same name.
+        watcher: told of progress.
+
+    Raises:
+        FedadaptError: one of its kinds; nothing half-made is left.
+        Interrupted: Ctrl-C; everything up to the last round is on disk.
+    """
+    path = folder / config.name
+    if overwrite and (path / FILE).exists():
+        # Opening takes the lock, so a run that is in use is not pulled from under its process.
+        _release(path)
+        shutil.rmtree(path)
+    experiment = build(config)
+    with RunStore.create(path, manifest(experiment)) as store:
+        _play_on(experiment, store, watcher or Watcher())
+    return path
+
+
+def resume(path: Path, *, watcher: Watcher | None = None) -> Path:
+    """Goes on with a run after its last committed round; a finished run is left as it is.
+
+    The result is bit for bit that of a run that was never stopped, on the same machine and versions.
+
+    Raises:
+        RunError: there is no run, it is in use, or its file is damaged.
+        FedadaptError: the data or the backbone are not what the run began with.
+    """
+    with RunStore.open(path) as store:
+        experiment = build(make_config(store.manifest["config"]))
+        began_with = store.manifest["backbone"]["digest"]
+        if experiment.backbone.digest != began_with:
+            raise RunError(
+                f"run {path} began on backbone {began_with[:12]}, here it is {experiment.backbone.digest[:12]}; "
+                "use the same weights and versions"
+            )
+        _play_on(experiment, store, watcher or Watcher())
+    return path
+
+
+def _release(path: Path) -> None:
+    """Makes sure that nobody writes to the run at `path`, damaged or not."""
+    try:
+        RunStore.open(path).close()
+    except RunError as error:
+        if "in use" in str(error):
+            raise
+
+
+def _play_on(experiment: Experiment, store: RunStore, watcher: Watcher) -> None:
+    config = experiment.config
+    memory = StoredMemory(store)
+    engine = LocalEngine(experiment.party(memory), config.engine.chunk)
+    torch.set_flush_denormal(True)
+    with _interruptible() as stop_asked:
+        if store.last_round is None:
+            first = experiment.first_state()
+            store.commit(RoundRecord(0, first, metrics=_measure(experiment, first)))
+        last = store.last_round or 0
+        state = store.state()
+        watcher.begin(experiment, last)
+        for number in range(last + 1, config.rounds + 1):
+            if stop_asked():
+                raise Interrupted(
+                    f"stopped after round {number - 1} of {config.rounds}; go on with: fedadapt resume {store.path}"
+                )
+            begun, cpu_begun = time.perf_counter(), time.process_time()
+            cohort = sample_cohort(config.data.num_clients, config.cohort or config.data.num_clients, number, experiment.seeds)
+            engine.on_clients = lambda done, n=number, size=len(cohort): watcher.clients(n, done, size)  # type: ignore[misc]
+            played = _drive(experiment, engine, state, number, cohort)
+            state = played.state
+            metrics = {"train_loss": _mean_loss(played)}
+            clients = played.clients
+            if number % config.evaluate.every == 0 or number == config.rounds:
+                metrics |= _measure(experiment, state)
+                clients = _measure_clients(experiment, state, memory, clients)
+                metrics |= _over_clients(clients)
+            record = RoundRecord(
+                number,
+                state,
+                {name: value for name, value in metrics.items() if value is not None},
+                clients,
+                played.ledger,
+                memory.take_unsaved(),
+                time.perf_counter() - begun,
+                time.process_time() - cpu_begun,
+            )
+            store.commit(record)
+            watcher.committed(record)
+
+
+def _drive(experiment: Experiment, engine: Engine, state: Streams, number: int, cohort: list[int]) -> Played:
+    flow = play(experiment.algorithm, experiment.wire, state, number, cohort)
+    try:
+        requests = next(flow)
+        while True:
+            requests = flow.send(engine.exchange(requests))
+    except StopIteration as stop:
+        played: Played = stop.value
+    if all(record.outcome is not Outcome.ACCEPTED for record in played.clients):
+        first = played.clients[0]
+        raise RunError(
+            f"round {number}: none of {len(played.clients)} clients gave a usable update; "
+            f"client {first.client} {first.outcome}: {first.reason}"
+        )
+    return played
+
+
+def _measure(experiment: Experiment, state: Streams) -> dict[str, float]:
+    params = experiment.global_params(state)
+    return evaluate(experiment.model, params, experiment.measured_on, experiment.mean, experiment.std)
+
+
+def _measure_clients(
+    experiment: Experiment, state: Streams, memory: StoredMemory, records: tuple[ClientRecord, ...]
+) -> tuple[ClientRecord, ...]:
+    """Adds to each record the accuracy on the client's own held-out samples, with what it keeps."""
+    if not experiment.config.data.local_test_fraction:
+        return records
+    params = experiment.global_params(state)
+    accuracies: list[float | None] = []
+    size = experiment.model.max_clients or 32
+    for begin in range(0, len(records), size):
+        group = [record.client for record in records[begin : begin + size]]
+        kept = [memory[c].get(KEPT, {}) if c in memory else {} for c in group]
+        stacked = stack([params | {n: t.to(params[n].device) for n, t in own.items()} for own in kept])
+        indices = [experiment.clients.test[client] for client in group]
+        split = experiment.dataset.train
+        accuracies += evaluate_clients(experiment.model, stacked, split, indices, experiment.mean, experiment.std)
+    return tuple(replace(record, accuracy=a) for record, a in zip(records, accuracies, strict=True))
+
+
+def _over_clients(records: tuple[ClientRecord, ...]) -> dict[str, float]:
+    """Mean, and mean of the worst tenth (at least one client), of the clients' own accuracies."""
+    known = sorted(record.accuracy for record in records if record.accuracy is not None)
+    if not known:
+        return {}
+    worst = known[: max(1, len(known) // 10)]
+    return {"client_accuracy_mean": sum(known) / len(known), "client_accuracy_worst": sum(worst) / len(worst)}
+
+
+def _mean_loss(played: Played) -> float | None:
+    """The clients' training losses, weighted by their samples."""
+    pairs = [(r.num_examples, r.loss) for r in played.clients if r.loss is not None]
+    total = sum(count for count, _ in pairs)
+    return sum(count * loss for count, loss in pairs) / total if total else None
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a wish to stop after this round; the second stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(signum: int, frame: object) -> None:
+        del signum, frame
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

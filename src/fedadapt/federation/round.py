@@ -1,0 +1,93 @@
+"""One round of a federation as a generator that does no I/O: it yields requests and is sent replies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from fedadapt.algorithms import Algorithm, Update
+from fedadapt.errors import FrameError
+from fedadapt.federation.frame import Kind, unpack
+from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
+from fedadapt.federation.serve import UPLOAD_SCALARS
+from fedadapt.params import Streams
+from fedadapt.runs.records import ClientRecord, Direction, LedgerEntry, Outcome
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a round came to.
+
+    Args:
+        state: the server's after the round; the old one if nobody's update was accepted.
+        clients: one record for each client asked.
+        ledger: every byte that moved.
+    """
+
+    state: Streams
+    clients: tuple[ClientRecord, ...]
+    ledger: tuple[LedgerEntry, ...]
+
+
+def play(
+    algorithm: Algorithm, wire: Wire, state: Streams, round: int, cohort: Sequence[int]
+) -> Generator[list[Request], Sequence[Reply], Played]:
+    """Plays one round.
+
+    Replies may come in any order and some may be missing: they are folded in the order of client numbers, and
+    every absence, failure and refusal is recorded. Nothing a reply says is trusted before it is checked.
+
+    Args:
+        algorithm: the technique.
+        wire: how to write and read frames.
+        state: the server's before the round.
+        round: counted from 1.
+        cohort: whom to ask.
+
+    Yields:
+        One list of requests; the driver sends back the replies.
+
+    Returns:
+        The new state and the round's records.
+    """
+    streams = {name: state[name] for name in algorithm.downloads}
+    frame = wire.write(Kind.DOWNLOAD, round, EVERYONE, streams, ())
+    sent = wire.tally(unpack(frame, max_bytes=len(frame)))
+    replies = yield [Request(round, client, frame) for client in cohort]
+    ledger = [
+        LedgerEntry(round, client, Direction.DOWNLOAD, group, count)
+        for client in cohort
+        for group, count in sent.items()
+    ]
+    answers = {reply.client: reply for reply in replies if reply.round == round}
+    updates, records = [], []
+    for client in sorted(cohort):
+        update, record, received = _accept(answers.get(client), algorithm, wire, round, client)
+        records.append(record)
+        ledger += [LedgerEntry(round, client, Direction.UPLOAD, g, n) for g, n in received.items()]
+        if update is not None:
+            updates.append(update)
+    new = algorithm.step(state, updates) if updates else state
+    return Played(new, tuple(records), tuple(ledger))
+
+
+def _accept(
+    reply: Reply | None, algorithm: Algorithm, wire: Wire, round: int, client: int
+) -> tuple[Update | None, ClientRecord, dict[str, int]]:
+    """Checks one reply; gives the update if it is sound, the record, and the bytes that came."""
+    if reply is None:
+        return None, ClientRecord(round, client, Outcome.ABSENT, reason="no reply"), {}
+    if reply.failure:
+        return None, ClientRecord(round, client, Outcome.FAILED, reason=reply.failure), {}
+    try:
+        message = wire.read(reply.frame, Kind.UPLOAD, round, client, algorithm.uploads, len(UPLOAD_SCALARS))
+        num_examples, num_steps, loss = message.scalars
+        if not (all(map(math.isfinite, message.scalars)) and num_examples >= 1 and num_steps >= 0):
+            raise FrameError(f"scalars {message.scalars} of client {client} are not counts and a finite loss")
+    except FrameError as error:
+        refused = ClientRecord(round, client, Outcome.REFUSED, reason=str(error))
+        # What was refused has still moved; its groups are unknown, so all of it counts as framing.
+        return None, refused, {"framing": len(reply.frame)}
+    record = ClientRecord(round, client, Outcome.ACCEPTED, int(num_examples), int(num_steps), loss)
+    return Update(client, int(num_examples), int(num_steps), message.streams), record, message.tally

@@ -1,0 +1,52 @@
+"use strict";
+(() => {
+  const scheme = window.matchMedia("(prefers-color-scheme: dark)");
+  const narrow = window.matchMedia("(max-width: 560px)");
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  // Every colour that depends on the reader's scheme, as plotly's flat updates.
+  const themeOf = (layout) => {
+    const update = {
+      "font.color": colour("--text"),
+      "font.family": getComputedStyle(document.body).fontFamily,
+      "font.size": narrow.matches ? 12 : 14,
+      "hoverlabel.bgcolor": colour("--raised"),
+      "hoverlabel.bordercolor": colour("--rule"),
+      "hoverlabel.font.color": colour("--text"),
+    };
+    for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
+      update[`${axis}.gridcolor`] = colour("--grid");
+      update[`${axis}.linecolor`] = colour("--rule");
+      update[`${axis}.tickcolor`] = colour("--rule");
+      update[`${axis}.tickfont.color`] = colour("--muted");
+      update[`${axis}.title.font.color`] = colour("--muted");
+    }
+    return update;
+  };
+  const scale = () => [0, 1, 2].map((step) => [step / 2, colour(`--scale-${step}`)]);
+
+  const paint = async (plot) => {
+    const sequential = plot.data.flatMap((trace, index) => (trace.meta === "sequential" ? [index] : []));
+    if (sequential.length) await Plotly.restyle(plot, { colorscale: [scale()] }, sequential);
+    await Plotly.relayout(plot, themeOf(plot.layout));
+  };
+
+  const draw = async (plot) => {
+    const figure = JSON.parse(document.getElementById(`${plot.id}-figure`).textContent);
+    await Plotly.newPlot(plot, figure.data, figure.layout, {
+      responsive: true,
+      displaylogo: false,
+      modeBarButtons: [["toImage"]],
+      toImageButtonOptions: { format: "svg", filename: plot.id },
+    });
+    await paint(plot);
+  };
+
+  const plots = [...document.querySelectorAll(".plot")];
+  const repaint = () => plots.forEach(paint);
+  Promise.all(plots.map(draw)).then(() => {
+    scheme.addEventListener("change", repaint);
+    narrow.addEventListener("change", repaint);
+    document.documentElement.dataset.drawn = plots.length;
+  });
+})();

@@ -1,0 +1,335 @@
+"""The report: one HTML page about one or more runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedadapt.errors import ConfigError
+from fedadapt.report import figures
+from fedadapt.report.document import Html, document, element, facts, figure, folded, section, table, write_atomically
+from fedadapt.report.gather import RunSummary, labels, summarise
+from fedadapt.report.partition import holdings
+from fedadapt.report.tables import (
+    UNKNOWN,
+    compare_columns,
+    compare_note,
+    format_accuracy,
+    format_bytes,
+    format_seconds,
+)
+from fedadapt.runs.records import Direction
+
+
+def write_page(runs: Sequence[Path], out: Path, *, live_s: int | None = None) -> Path:
+    """Writes the report of the runs in `runs` to the file `out`, at once or not at all.
+
+    Args:
+        runs: run directories; they may still be going on.
+        out: the HTML file; it is replaced.
+        live_s: let the browser read the page again after so many seconds, until every run is finished.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ConfigError: there are no runs.
+        RunError: a run is missing, damaged or has no committed round, or `out` cannot be written.
+    """
+    if not runs:
+        raise ConfigError("a report needs at least one run directory, got none; name one")
+    return write_atomically(out, render([summarise(path) for path in runs], live_s=live_s))
+
+
+def render(runs: Sequence[RunSummary], *, live_s: int | None = None) -> str:
+    """The report as one HTML document; `live_s` as for `write_page`."""
+    names = labels(runs)
+    title = names[0] if len(runs) == 1 else f"{len(runs)} runs compared"
+    header = [element("h1", title), element("p", _lead(runs), class_="lead")]
+    if len(runs) == 1:
+        header.append(_key_numbers(runs[0]))
+    body = [
+        _summary(runs),
+        *_accuracy(runs),
+        _bytes(runs),
+        *_clients(runs),
+        *_plans(runs),
+        _settings(runs),
+    ]
+    going_on = any(not run.finished for run in runs)
+    return document(f"{title} – fedadapt", header, body, refresh_s=live_s if going_on else None)
+
+
+def _lead(runs: Sequence[RunSummary]) -> str:
+    """What was trained on what, as far as the runs have it in common."""
+    parts = [
+        sorted({run.adapter for run in runs}),
+        sorted({str(run.noted("backbone", "name", default=UNKNOWN)) for run in runs}),
+        sorted({str(run.noted("data", "name", default=UNKNOWN)) for run in runs}),
+        sorted({run.algorithm for run in runs}),
+    ]
+    adapters, backbones, data, algorithms = (" / ".join(part) for part in parts)
+    return f"{adapters} on {backbones}, data {data}, algorithm {algorithms}"
+
+
+def _key_numbers(run: RunSummary) -> Html:
+    of_planned = "" if run.finished else f" of {run.planned_rounds}"
+    return facts(
+        [
+            ("accuracy, global test set", format_accuracy(run.accuracy)),
+            ("bytes moved, both ways", format_bytes(run.total_bytes)),
+            ("backbone, sent once", format_bytes(run.backbone_bytes)),
+            ("rounds", f"{run.rounds}{of_planned}"),
+            ("time", format_seconds(run.wall_s)),
+        ]
+    )
+
+
+def _summary(runs: Sequence[RunSummary]) -> Html:
+    columns = compare_columns(runs)
+    if len(runs) == 1:
+        columns = tuple(column for column in columns if column.title not in ("points", "share"))
+    return section(
+        "Summary",
+        table(
+            compare_note(runs),
+            [column.title for column in columns],
+            zip(*(column.cells for column in columns), strict=True),
+            numeric=[column.numeric for column in columns],
+        ),
+    )
+
+
+def _accuracy(runs: Sequence[RunSummary]) -> Iterator[Html]:
+    names = labels(runs)
+    if any(run.accuracy_by_round for run in runs):
+        yield section(
+            "Accuracy by round",
+            figure(
+                "accuracy-by-round",
+                figures.accuracy_by_round(runs),
+                f"Line chart of accuracy by round: {_ends(runs)}",
+                "",
+                table(
+                    "Accuracy on the global test set, by round",
+                    ["round", *names],
+                    _by_round([run.accuracy_by_round for run in runs], "{:.2%}"),
+                ),
+            ),
+            note="On the global test set. Round 0 is the model before any training.",
+        )
+        yield _accuracy_by_bytes(runs)
+    if any(run.loss_by_round for run in runs):
+        yield section(
+            "Loss by round",
+            figure(
+                "loss-by-round",
+                figures.loss_by_round(runs),
+                "Line chart of the loss on the global test set by round.",
+                "",
+                table(
+                    "Loss on the global test set, by round",
+                    ["round", *names],
+                    _by_round([run.loss_by_round for run in runs], "{:.4f}"),
+                ),
+            ),
+            note="On the global test set.",
+        )
+
+
+def _accuracy_by_bytes(runs: Sequence[RunSummary]) -> Html:
+    title = "Accuracy by bytes moved"
+    points = [
+        (name, round, format_bytes(moved), f"{accuracy:.2%}")
+        for name, run in zip(labels(runs), runs, strict=True)
+        for round, moved, accuracy in figures.moved_points(run)
+    ]
+    if not points:
+        return section(title, note="Nothing has moved yet.")
+    return section(
+        title,
+        figure(
+            "accuracy-by-bytes",
+            figures.accuracy_by_bytes(runs),
+            f"Line chart of accuracy by bytes moved, on a logarithmic axis: {_ends(runs)}",
+            "",
+            table("Accuracy by bytes moved, both ways and all clients", ["run", "round", "moved", "accuracy"], points),
+        ),
+        note="What each point of accuracy cost: up and left is better. One step of the axis is ten times the bytes.",
+    )
+
+
+def _bytes(runs: Sequence[RunSummary]) -> Html:
+    title, groups = "What moved", figures.groups_seen(runs)
+    if not groups:
+        return section(title, note="Nothing has moved yet.")
+    rows = [
+        (
+            f"{name}, {way}",
+            *(format_bytes(run.group_bytes.get((way, group), 0)) for group in groups),
+            format_bytes(run.upload_bytes if way is Direction.UPLOAD else run.download_bytes),
+        )
+        for name, run in zip(labels(runs), runs, strict=True)
+        for way in Direction
+    ]
+    note = "Every byte on the wire by what it holds, over all clients and rounds. Framing is headers and checksums."
+    if figures.bars_are_shares(runs):
+        note += " The bars differ too much to share an axis in bytes: each is drawn as shares of its own total."
+    return section(
+        title,
+        figure(
+            "bytes-by-group",
+            figures.bytes_by_group(runs),
+            "Stacked bars of the bytes that each run downloaded and uploaded, by group of tensors.",
+            "",
+            table("Bytes by direction and group", ["run", *map(figures.group_title, groups), "total"], rows),
+        ),
+        note=note,
+    )
+
+
+def _clients(runs: Sequence[RunSummary]) -> Iterator[Html]:
+    names = labels(runs)
+    maps = []
+    for counts, class_names, holders in _distinct_holdings(runs):
+        number = len(maps)
+        heading = element("h3", ", ".join(holders)) if len(holders) < len(runs) else Html("")
+        maps.append(heading)
+        maps.append(holdings(f"holdings-{number}", counts, class_names))
+    if maps:
+        yield section("Who holds what", *maps, note="Training samples of each class on each client.")
+    if any(run.client_accuracy for run in runs):
+        rows = [
+            (name, f"client {client}", f"{accuracy:.1%}")
+            for name, run in zip(names, runs, strict=True)
+            for client, accuracy in sorted(run.client_accuracy.items())
+        ]
+        yield section(
+            "Accuracy by client",
+            figure(
+                "accuracy-by-client",
+                figures.accuracy_by_client(runs),
+                f"Distribution of the clients' own accuracies. {_extremes(runs)}",
+                _extremes(runs),
+                table("Accuracy by client, as last measured", ["run", "client", "accuracy"], rows),
+            ),
+            note="The model each client would use, on its own held-out samples; one point a client.",
+        )
+
+
+def _distinct_holdings(runs: Sequence[RunSummary]) -> list[tuple[list[list[int]], list[str], list[str]]]:
+    """Counts, class names and the runs that have them; runs on the same partition share one entry."""
+    found: list[tuple[list[list[int]], list[str], list[str]]] = []
+    for name, run in zip(labels(runs), runs, strict=True):
+        if not run.label_counts:
+            continue
+        same = next((entry for entry in found if entry[:2] == (run.label_counts, run.class_names)), None)
+        if same is not None:
+            same[2].append(name)
+        else:
+            found.append((run.label_counts, run.class_names, [name]))
+    return found
+
+
+def _plans(runs: Sequence[RunSummary]) -> Iterator[Html]:
+    plans = [(name, run.noted("plan")) for name, run in zip(labels(runs), runs, strict=True) if run.noted("plan")]
+    if not plans:
+        return
+    tables = [
+        table(
+            f"Exchange plan of {name}",
+            ["group", "trained", "travels", "values", "bytes"],
+            [
+                (
+                    figures.group_title(str(row.get("group", UNKNOWN))),
+                    _word(row.get("trained")),
+                    _word(row.get("travels")),
+                    f"{int(row.get('values') or 0):,}",
+                    format_bytes(int(row.get("bytes") or 0)),
+                )
+                for row in plan
+            ],
+            numeric=[False, False, False, True, True],
+        )
+        for name, plan in plans
+    ]
+    note = "Agreed before the first round: which tensors are trained, and which travel. Bytes are of one message, uncoded."
+    yield section("Exchange plan", *tables, note=note)
+
+
+def _settings(runs: Sequence[RunSummary]) -> Html:
+    """Everything that is needed to run each run again."""
+    return section(
+        "Settings",
+        *(
+            folded(
+                name,
+                table("Run", (), _pairs(_origin(run)), kind="settings"),
+                *(
+                    table(caption, (), _pairs(run.noted(key)), kind="settings")
+                    for key, caption in (
+                        ("config", "Configuration"),
+                        ("backbone", "Backbone"),
+                        ("versions", "Versions"),
+                        ("hardware", "Hardware"),
+                    )
+                    if run.noted(key)
+                ),
+                class_="run",
+            )
+            for name, run in zip(labels(runs), runs, strict=True)
+        ),
+    )
+
+
+def _origin(run: RunSummary) -> dict[str, Any]:
+    return {
+        "directory": run.path,
+        "started": run.noted("created_at", default=UNKNOWN),
+        "seed": UNKNOWN if run.seed is None else run.seed,
+        "rounds": f"{run.rounds} of {run.planned_rounds}",
+        "wall time": format_seconds(run.wall_s),
+        "processor time": format_seconds(run.cpu_s),
+        "answers of clients": ", ".join(f"{count} {outcome}" for outcome, count in run.outcomes.items()) or UNKNOWN,
+    }
+
+
+def _pairs(entry: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted keys with their values."""
+    if isinstance(entry, Mapping):
+        for key, value in entry.items():
+            yield from _pairs(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, _word(entry)
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return UNKNOWN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _by_round(series: Sequence[Mapping[int, float]], pattern: str) -> Iterator[tuple[object, ...]]:
+    for round in sorted({round for values in series for round in values}):
+        yield round, *(pattern.format(values[round]) if round in values else UNKNOWN for values in series)
+
+
+def _ends(runs: Sequence[RunSummary]) -> str:
+    parts = (
+        f"{name} ends at {format_accuracy(run.accuracy)} with {format_bytes(run.total_bytes)} moved"
+        for name, run in zip(labels(runs), runs, strict=True)
+    )
+    return f"{'; '.join(parts)}."
+
+
+def _extremes(runs: Sequence[RunSummary]) -> str:
+    parts = []
+    for name, run in zip(labels(runs), runs, strict=True):
+        if run.client_accuracy:
+            values = run.client_accuracy.values()
+            mean, worst = sum(values) / len(values), min(values)
+            parts.append(f"{name}: mean {format_accuracy(mean)}, worst {format_accuracy(worst)}")
+    return f"{'; '.join(parts)}."
