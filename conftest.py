@@ -12,7 +12,7 @@ os.environ["MKL_NUM_THREADS"] = "1"
 from jaxtyping import install_import_hook
 
 # Before anything imports fedadapt, or its annotations would stay unchecked.
-install_import_hook("fedadapt", "beartype.beartype")
+install_import_hook("fedadapt", "checked.checked")
 
 import pytest
 import torch

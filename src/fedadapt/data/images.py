@@ -108,5 +108,10 @@ def number_classes(splits: Sequence[Split | None], source: str) -> tuple[str, ..
     return tuple(str(number) for number in range(classes))
 
 
+def reason(error: BaseException) -> str:
+    """The first line of what another library says went wrong, or the kind of error if it says nothing."""
+    return str(error).split("\n", 1)[0] or type(error).__name__
+
+
 def _pixels(images: Tensor) -> str:
     return "x".join(str(side) for side in images.shape[-2:])

@@ -188,7 +188,7 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
         },
         "hardware": {
             "machine": platform.machine(),
-            "processor": _processor(),
+            "processor": processor(),
             "threads": torch.get_num_threads(),
             "device": str(config.train.resolve_device()),
         },
@@ -196,7 +196,8 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor, as well as it is known."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))

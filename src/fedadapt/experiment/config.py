@@ -111,7 +111,7 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"run file {path} is not TOML: {error}") from error
     document.setdefault("name", path.stem)
     for setting in settings:
-        _apply(document, setting)
+        apply_setting(document, setting)
     return make_config(document)
 
 
@@ -127,7 +127,8 @@ def make_config(document: Mapping[str, Any]) -> RunConfig:
         raise ConfigError(first_problem(error, _siblings(error.errors()[0]["loc"]))) from None
 
 
-def _apply(document: dict[str, Any], setting: str) -> None:
+def apply_setting(document: dict[str, Any], setting: str) -> None:
+    """Sets one key of a document in place, from ``key=value``."""
     key, separator, text = setting.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set takes key=value, got {setting!r}; for instance --set train.lr=0.1")

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, final
 
 from fedadapt.errors import RunError
 from fedadapt.params import Streams, from_bytes, to_bytes
@@ -186,13 +186,18 @@ class RunStore:
                 os.close(self._lock)
                 self._lock = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> RunStore:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def path(self) -> Path:
+        """The run's directory."""
+        return self._path
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -223,9 +228,12 @@ class RunStore:
         """
         if self._lock is None:
             raise RunError(f"run {self._path} is not open for writing; RunStore.open opens it so")
-        rows = {row.round for row in record.clients} | {row.round for row in record.ledger}
-        if rows - {record.round}:
-            raise RunError(f"the record of round {record.round} has clients or ledger entries of {rows}")
+        rounds = {row.round for row in record.clients} | {row.round for row in record.ledger}
+        if strays := rounds - {record.round}:
+            raise RunError(
+                f"the record of round {record.round} has clients or ledger entries of another round, "
+                f"{min(strays)}; each round is committed with its own"
+            )
         state = to_bytes(record.state)
         memory = {client: to_bytes(streams) for client, streams in record.memory.items()}
         try:
@@ -387,4 +395,5 @@ def _cause(error: Exception) -> str:
     code = getattr(error, "sqlite_errorcode", None)
     if code in _CAUSES:
         return f"{_CAUSES[code]} ({error})"
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    return " ".join(text.split())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdout import Fraction, split_off
-from fedadapt.data.images import UNREADABLE, Size, from_picture, gather
+from fedadapt.data.images import UNREADABLE, Size, from_picture, gather, reason
 from fedadapt.errors import DataError
 from fedadapt.registry import register
 from fedadapt.seeds import Seeds
@@ -28,7 +28,7 @@ class _File:
 
     path: Path
     label: str
-    domain: str = ""
+    domain: str | None = None
 
 
 @register("source", "folder")
@@ -52,25 +52,24 @@ def folder(
         size: pixels of a side.
         domains: the folders below `path` are domains; every one of them is split.
         train_split: the folder of train images; without `domains`.
-        test_split: the folder of test images; without `domains`. If it is not there, train images are split.
+        test_split: the folder of test images; without `domains`. If it is not there,
+            or ``""``, train images are split.
         test_fraction: the test share of such a split, of each class (and domain).
         seed: of such a split.
 
     Raises:
         DataError: a folder is missing or empty, a file is no image, or the test set has a class of its own.
     """
-    path = path.expanduser()
+    path = path.expanduser().resolve()
     if domains:
         files = [file for domain in _folders(path) for file in _files(domain, domain.name)]
     else:
         files = _files(path / train_split)
     class_names = tuple(sorted({file.label for file in files}))
-    train = _load(files, class_names, size, domains)
-    if domains or not (path / test_split).is_dir():
+    train = _load(files, class_names, size)
+    if domains or not test_split or not (path / test_split).is_dir():
         return Dataset(path.name, *split_off(train, test_fraction, Seeds(seed), "test"), class_names)
-    return Dataset(
-        path.name, train, _load(_files(path / test_split), class_names, size, domains), class_names
-    )
+    return Dataset(path.name, train, _load(_files(path / test_split), class_names, size), class_names)
 
 
 def _folders(path: Path) -> list[Path]:
@@ -82,7 +81,7 @@ def _folders(path: Path) -> list[Path]:
     return folders
 
 
-def _files(path: Path, domain: str = "") -> list[_File]:
+def _files(path: Path, domain: str | None = None) -> list[_File]:
     found = []
     for label in _folders(path):
         images = sorted(
@@ -98,20 +97,20 @@ def _files(path: Path, domain: str = "") -> list[_File]:
     return found
 
 
-def _load(files: list[_File], class_names: tuple[str, ...], size: int, domains: bool) -> Split:
+def _load(files: list[_File], class_names: tuple[str, ...], size: int) -> Split:
     unknown = {file.label for file in files} - set(class_names)
     if unknown:
         raise DataError(
             f"{files[0].path.parent.parent} has a class {min(unknown)!r} that the train images lack; "
             f"allowed: {', '.join(class_names)}"
         )
-    images = gather((_picture(file.path, size) for file in files), len(files), "the folder")
-    names = sorted({file.domain for file in files})
-    return Split(
-        images,
-        torch.tensor([class_names.index(file.label) for file in files]),
-        torch.tensor([names.index(file.domain) for file in files]) if domains else None,
+    images = gather(
+        (_picture(file.path, size) for file in files), len(files), str(files[0].path.parent.parent)
     )
+    labels = torch.tensor([class_names.index(file.label) for file in files])
+    domains = [file.domain for file in files if file.domain is not None]
+    numbers = {domain: number for number, domain in enumerate(sorted(set(domains)))}
+    return Split(images, labels, torch.tensor([numbers[domain] for domain in domains]) if domains else None)
 
 
 def _picture(path: Path, size: int) -> UInt8[Tensor, "3 size size"]:
@@ -119,6 +118,8 @@ def _picture(path: Path, size: int) -> UInt8[Tensor, "3 size size"]:
         with Image.open(path) as picture:
             return from_picture(picture, size)
     except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+        raise DataError(
+            f"{path} cannot be read as an image ({reason(error)}); replace or remove it"
+        ) from error
     except DataError as error:
         raise DataError(f"{path}: {error}") from error

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdout import Fraction, split_off
-from fedadapt.data.images import UNREADABLE, Size, from_picture, gather, number_classes
+from fedadapt.data.images import UNREADABLE, Size, from_picture, gather, number_classes, reason
 from fedadapt.errors import DataError
 from fedadapt.registry import register
 from fedadapt.seeds import Seeds
@@ -61,7 +61,6 @@ def huggingface(
     Raises:
         DataError: the set, a split or a column is missing, or an image cannot be read.
     """
-
     tables = [
         _load(path, split, name=subset, revision=revision, cache_dir=cache_dir)
         for split in (train_split, test_split)
@@ -98,9 +97,8 @@ def _load(path: str, split: str, **options: Any) -> datasets.Dataset:
     try:
         return datasets.load_dataset(builder, data_files=files, split=split, **options)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).split("\n", 1)[0]
         raise DataError(
-            f"cannot load split {split!r} of data set {path!r} ({reason}); check path, subset and splits"
+            f"cannot load split {split!r} of data set {path!r} ({reason(error)}); check path, subset and splits"
         ) from error
 
 
@@ -140,7 +138,7 @@ def _pictures(
         try:
             picture = column[index][image]
         except UNREADABLE as error:
-            raise DataError(f"data set {path!r}: image {index} cannot be read ({error})") from error
+            raise DataError(f"data set {path!r}: image {index} cannot be read ({reason(error)})") from error
         if picture is None:
             raise DataError(f"data set {path!r} has no image in row {index}; every row needs one")
         yield from_picture(picture, size)

@@ -8,7 +8,7 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdout import Fraction, split_off
-from fedadapt.data.images import Size, fit, number_classes
+from fedadapt.data.images import Size, fit, number_classes, reason
 from fedadapt.errors import DataError
 from fedadapt.registry import register
 from fedadapt.seeds import Seeds
@@ -36,6 +36,7 @@ _DAMAGED = (
     SyntaxError,
     RuntimeError,
 )
+_Array = np.ndarray[Any, np.dtype[Any]]
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -82,21 +83,22 @@ def npz(
     name_keys = [f"{labels}_names", f"class_names{suffix}"] if labels else ["class_names"]
     parts = ("train", "test", "val")
     keys = [key for part in parts for key in (f"x_{part}", f"y_{part}{suffix}", f"domain_{part}")]
-    arrays = _read(path.expanduser(), [*keys, *name_keys], max_bytes)
+    path = path.expanduser()
+    arrays = _read(path, [*keys, *name_keys], ["x_train", f"y_train{suffix}"], max_bytes)
 
-    def split(part: str) -> Split | None:
-        if f"x_{part}" not in arrays:
-            return None
-        images = _images(arrays, f"x_{part}", path, channels)
-        domain = f"domain_{part}"
-        domains = _numbers(arrays, domain, len(images), path) if domain in arrays else None
-        return Split(images, _numbers(arrays, f"y_{part}{suffix}", len(images), path), domains)
+    def split(part: str) -> Split:
+        images = _images(arrays[f"x_{part}"], f"{path}: 'x_{part}'", channels)
+        labels_key, domain_key = f"y_{part}{suffix}", f"domain_{part}"
+        if labels_key not in arrays:
+            raise DataError(f"{path} has 'x_{part}', but no {labels_key!r}; every image needs a label")
+        numbers = _numbers(arrays[labels_key], f"{path}: {labels_key!r}", len(images))
+        if domain_key not in arrays:
+            return Split(images, numbers)
+        return Split(images, numbers, _numbers(arrays[domain_key], f"{path}: {domain_key!r}", len(images)))
 
-    train, test, validation = split("train"), split("test"), split("val")
-    if train is None:
-        raise DataError(
-            f"{path} is not an image set with a train split: it has {_listed(arrays)}, but no 'x_train'"
-        )
+    train = split("train")
+    test = split("test") if "x_test" in arrays else None
+    validation = split("val") if "x_val" in arrays else None
     named = next((arrays[key] for key in name_keys if key in arrays), None)
     class_names = (
         number_classes((train, test, validation), str(path)) if named is None else _text(named, path)
@@ -112,15 +114,19 @@ def npz(
     return Dataset(path.stem, train, test, class_names, validation)
 
 
-def _read(path: Path, wanted: list[str], max_bytes: int) -> dict[str, np.ndarray]:
-    """The wanted arrays that are there; if there is none, all names with empty arrays."""
+def _read(path: Path, wanted: list[str], required: list[str], max_bytes: int) -> dict[str, _Array]:
+    """The arrays of the wanted names, as far as they are there."""
     if not path.is_file():
         raise DataError(f"there is no file {path}; set path to a .npz file")
     try:
         with zipfile.ZipFile(path) as archive:
             there = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-            if "x_train" not in there:
-                return {key: np.empty(0) for key in there}
+            for key in required:
+                if key not in there:
+                    raise DataError(
+                        f"{path} is not an image set with a train split: it has no {key!r}; "
+                        f"it has {', '.join(there) or 'no arrays'}"
+                    )
             keys = [key for key in wanted if key in there]
             declared = sum(_declared_bytes(archive, key) for key in keys)
             if declared > max_bytes:
@@ -130,9 +136,8 @@ def _read(path: Path, wanted: list[str], max_bytes: int) -> dict[str, np.ndarray
                 )
             return {key: _array(archive, key) for key in keys}
     except _DAMAGED as error:
-        reason = str(error).split("\n", 1)[0] or type(error).__name__
         raise DataError(
-            f"{path} is not a readable .npz file ({reason}); write it again with numpy.savez"
+            f"{path} is not a readable .npz file ({reason(error)}); write it again with numpy.savez"
         ) from error
 
 
@@ -145,58 +150,47 @@ def _declared_bytes(archive: zipfile.ZipFile, key: str) -> int:
     return abs(math.prod(shape)) * dtype.itemsize
 
 
-def _array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
+def _array(archive: zipfile.ZipFile, key: str) -> _Array:
     with archive.open(f"{key}.npy") as stream:
         return npy.read_array(stream, allow_pickle=False)
 
 
-def _images(arrays: dict[str, np.ndarray], key: str, path: Path, channels: int) -> UInt8[Tensor, "N C H W"]:
-    array = arrays[key]
+def _images(array: _Array, where: str, channels: int) -> UInt8[Tensor, "N C H W"]:
     if array.dtype != np.uint8:
         hint = "multiply by 255 if they are 0..1, round and cast" if array.dtype.kind == "f" else "cast them"
-        raise DataError(f"{path}: {key!r} has type {array.dtype}; images must be uint8, {hint}")
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim != 4 or array.shape[3] not in (1, 3) or 0 in array.shape:
+        raise DataError(f"{where} has type {array.dtype}; images must be uint8, {hint}")
+    stacked = array[..., None] if array.ndim == 3 else array
+    if stacked.ndim != 4 or stacked.shape[3] not in (1, 3) or 0 in stacked.shape:
         raise DataError(
-            f"{path}: {key!r} has shape {list(arrays[key].shape)}; "
+            f"{where} has shape {list(array.shape)}; "
             "images must be [N, H, W] or [N, H, W, C] with C 1 or 3, and not empty"
         )
-    if array.shape[3] > channels:
-        raise DataError(f"{path}: {key!r} has 3 channels, but channels=1; set channels=3")
+    if stacked.shape[3] > channels:
+        raise DataError(f"{where} has 3 channels, but channels=1; set channels=3")
     # A view: images stay channels-last in memory, as convolutions on a CPU like them.
-    images = torch.from_numpy(array).permute(0, 3, 1, 2)
-    return images.repeat(1, channels // images.shape[1], 1, 1)
+    images = torch.from_numpy(stacked).permute(0, 3, 1, 2)
+    return images if images.shape[1] == channels else images.repeat(1, channels, 1, 1)
 
 
-def _numbers(arrays: dict[str, np.ndarray], key: str, count: int, path: Path) -> Int64[Tensor, " N"]:
-    if key not in arrays:
-        raise DataError(f"{path} has images, but no {key!r}; it has {_listed(arrays)}")
-    array = arrays[key]
+def _numbers(array: _Array, where: str, count: int) -> Int64[Tensor, " N"]:
     if array.dtype.kind not in "iu" or array.ndim != 1:
         raise DataError(
-            f"{path}: {key!r} has type {array.dtype} and shape {list(array.shape)}; it must be whole numbers [N]"
+            f"{where} has type {array.dtype} and shape {list(array.shape)}; it must be whole numbers [N]"
         )
     if len(array) != count:
-        raise DataError(
-            f"{path}: {key!r} has {len(array)} entries for {count} images; it must have one an image"
-        )
+        raise DataError(f"{where} has {len(array)} entries for {count} images; it must have one an image")
     if int(array.min()) < 0:
-        raise DataError(f"{path}: {key!r} has a negative entry {int(array.min())}; it must count from 0")
+        raise DataError(f"{where} has a negative entry {int(array.min())}; it must count from 0")
     return torch.from_numpy(array.astype(np.int64))
 
 
-def _text(array: np.ndarray, path: Path) -> tuple[str, ...]:
+def _text(array: _Array, path: Path) -> tuple[str, ...]:
     if array.dtype.kind != "U" or array.ndim != 1:
         raise DataError(
-            f"{path}: class names have type {array.dtype} and shape {list(array.shape)}; give text [D]"
+            f"{path}: class names have type {array.dtype} and shape {list(array.shape)}; they must be text [D]"
         )
     return tuple(str(name) for name in array)
 
 
 def _resized(split: Split, size: int) -> Split:
     return Split(fit(split.images, size), split.labels, split.domains)
-
-
-def _listed(arrays: dict[str, np.ndarray]) -> str:
-    return ", ".join(repr(key) for key in sorted(arrays)) or "no arrays"

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from fedadapt.data.dataset import Dataset, Split
-from fedadapt.data.images import UNREADABLE, Size, from_picture, gather, number_classes
+from fedadapt.data.images import UNREADABLE, Size, from_picture, gather, number_classes, reason
 from fedadapt.errors import DataError, UnknownName
 from fedadapt.registry import register
 
@@ -50,14 +50,15 @@ def torchvision(
     """
     from torchvision import datasets
 
-    if name not in datasets.__all__:
-        close = difflib.get_close_matches(name, datasets.__all__, n=1)
+    known = [entry for entry in datasets.__all__ if isinstance(getattr(datasets, entry), type)]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "; see torchvision.datasets for the known ones"
         raise UnknownName(f"torchvision has no data set {name!r}{hint}")
     kind = getattr(datasets, name)
     accepted = _parameters(kind)
     if "train" in accepted:
-        choices = [{"train": True}, {"train": False}]
+        choices: list[dict[str, Any]] = [{"train": True}, {"train": False}]
     elif "split" in accepted:
         choices = [{"split": train_split}, {"split": test_split}]
     else:
@@ -70,9 +71,8 @@ def torchvision(
         try:
             loaded.append(kind(**common, **choice))
         except (OSError, RuntimeError, ValueError, TypeError, ImportError) as error:
-            reason = str(error).split("\n", 1)[0]
             raise DataError(
-                f"torchvision cannot open {name} in {root} with {choice} ({reason}); "
+                f"torchvision cannot open {name} in {root} with {choice} ({reason(error)}); "
                 "check root, or set download=true to fetch it"
             ) from error
     train, test = (_split(dataset, size, name) for dataset in loaded)
@@ -80,9 +80,9 @@ def torchvision(
     return Dataset(name, train, test, tuple(str(entry) for entry in names))
 
 
-def _parameters(kind: type) -> set[str]:
+def _parameters(kind: type[Any]) -> set[str]:
     """What a class accepts, itself or (through ``**kwargs``, as EMNIST does) by its bases."""
-    return {name for base in kind.__mro__[:-1] for name in inspect.signature(base.__init__).parameters}
+    return {name for base in kind.__mro__[:-1] for name in inspect.signature(base).parameters}
 
 
 def _split(dataset: Any, size: int | None, name: str) -> Split:
@@ -94,7 +94,7 @@ def _split(dataset: Any, size: int | None, name: str) -> Split:
                 picture, label = dataset[index]
             except UNREADABLE as error:
                 raise DataError(
-                    f"{name}: image {index} cannot be read ({error}); fetch the set again"
+                    f"{name}: image {index} cannot be read ({reason(error)}); fetch the set again"
                 ) from error
             try:
                 labels.append(operator.index(label))

@@ -1,0 +1,5 @@
+"""The command line."""
+
+from fedadapt.cli.app import main
+
+__all__ = ["main"]

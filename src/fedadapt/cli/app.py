@@ -1,0 +1,48 @@
+"""The commands, and how their errors end."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from fedadapt.cli import catalogue, compare, export, inspect, partition, plan, pretrain, report, resume, run
+from fedadapt.errors import INTERRUPTED_EXIT_CODE, FedadaptError
+
+app = typer.Typer(
+    name="fedadapt",
+    help="Fine-tune one vision model across many parties and send almost nothing: train small adapters, not the model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for name, command in (
+    ("run", run.command),
+    ("resume", resume.command),
+    ("plan", plan.command),
+    ("partition", partition.command),
+    ("report", report.command),
+    ("compare", compare.command),
+    ("export", export.command),
+    ("inspect", inspect.command),
+    ("pretrain", pretrain.command),
+    ("list", catalogue.command),
+):
+    app.command(name)(command)
+
+
+def main() -> None:
+    """Runs a command; an error the user can mend is one line on standard error and its own exit code."""
+    try:
+        app()
+    except FedadaptError as error:
+        typer.echo(f"fedadapt: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("fedadapt: interrupted; every committed round is safe", err=True)
+        sys.exit(INTERRUPTED_EXIT_CODE)
+    except BrokenPipeError:
+        # The reader of our output went away; writing more, also at exit, would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

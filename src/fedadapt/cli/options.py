@@ -1,0 +1,18 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipeArgument = Annotated[Path, typer.Argument(help="A run file in TOML.", show_default=False)]
+RunsArgument = Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)]
+RunArgument = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
+SetOption = Annotated[
+    list[str],
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Set a key of the run file, e.g. train.lr=0.1; repeatable."),
+]
+RunsFolderOption = Annotated[Path, typer.Option("--runs", help="Where run directories are.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

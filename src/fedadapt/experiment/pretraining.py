@@ -1,0 +1,136 @@
+"""Pretrains a backbone from a recipe and writes its weight file with a model card beside it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, Field, ValidationError
+
+from fedadapt.backbones.backbone import content_digest
+from fedadapt.backbones.weights import save_weights
+from fedadapt.data.dataset import Dataset
+from fedadapt.errors import ConfigError
+from fedadapt.experiment.build import processor
+from fedadapt.experiment.config import Choice, Section, apply_setting
+from fedadapt.registry import first_problem
+from fedadapt.seeds import Seeds
+from fedadapt.training.pretrain import PretrainConfig, pretrain, top1
+
+
+class PretrainRecipe(Section):
+    """A pretraining: which network, which data, how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: Choice = Choice(name="resnet26")
+    source: Choice
+    device: str = "cpu"
+    terms: str = Field(default="", description="under which the data may be used; goes into the model card")
+    train: PretrainConfig = PretrainConfig()
+
+
+def pretrain_backbone(
+    recipe_path: Path, out: Path, settings: Sequence[str] = (), *, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Trains, or goes on training, and writes `out` in fp16 with ``out.md``, its model card.
+
+    The state is kept in ``out.state`` until the end; calling again with the same arguments goes on from it.
+
+    Returns:
+        What the card says, as JSON values.
+
+    Raises:
+        ConfigError: the recipe cannot be read.
+    """
+    recipe = _load(recipe_path, settings)
+    dataset: Dataset = recipe.source.create("source")
+    choice = recipe.backbone.model_copy(update={"weights": None}) if recipe.backbone.name != "timm" else recipe.backbone
+    backbone = choice.create("backbone")(dataset.num_classes, Seeds(recipe.train.seed).torch("backbone"))
+    model = backbone.module.requires_grad_(requires_grad=True)
+    log = pretrain(
+        model,
+        dataset,
+        recipe.train,
+        out.with_suffix(".state"),
+        device=recipe.device,
+        on_epoch=lambda entry: say(json.dumps(entry)),
+    )
+    model.cpu().half().float()
+    entry = {
+        "backbone": backbone.name,
+        "data": dataset.name,
+        "terms": recipe.terms,
+        "classes": dataset.num_classes,
+        "train_images": len(dataset.train),
+        "test_images": len(dataset.test),
+        "test_top1": top1(model, dataset.test, dataset.mean, dataset.std),
+        "validation_top1": log[-1].get("validation_top1"),
+        "mean": dataset.mean,
+        "std": dataset.std,
+        "digest": content_digest(model, backbone.head),
+        "recipe": recipe.train.model_dump(),
+        "wall_s": sum(e["wall_s"] for e in log),
+        "cpu_s": sum(e["cpu_s"] for e in log),
+        "hardware": f"{processor()}, {torch.get_num_threads()} threads, {recipe.device}",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "log": log,
+    }
+    save_weights(model, out, entry, torch.float16)
+    out.with_suffix(".md").write_text(model_card(entry), encoding="utf-8")
+    return entry
+
+
+def model_card(entry: dict[str, Any]) -> str:
+    """The model card of a weight file, in Markdown."""
+    validation = entry["validation_top1"]
+    lines = [
+        f"# {entry['backbone']}, pretrained on {entry['data']}",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| top-1 on {entry['test_images']:,} held-out test images | {100 * entry['test_top1']:.2f} % |",
+        f"| top-1 on validation images | {'not measured' if validation is None else f'{100 * validation:.2f} %'} |",
+        f"| training data | {entry['train_images']:,} images, {entry['classes']} classes |",
+        f"| terms of the data | {entry['terms'] or 'not stated'} |",
+        f"| digest (without head) | `{entry['digest']}` |",
+        "| stored as | fp16 safetensors |",
+        f"| pixel mean, std | {entry['mean']}, {entry['std']} |",
+        f"| hardware | {entry['hardware']} |",
+        f"| time | {entry['wall_s'] / 60:.0f} minutes, {entry['cpu_s'] / 60:.0f} CPU minutes |",
+        f"| versions | Python {entry['versions']['python']}, torch {entry['versions']['torch']} |",
+        "",
+        "## Recipe",
+        "",
+        *[f"- {key}: {value}" for key, value in entry["recipe"].items()],
+        "",
+        "## Training",
+        "",
+        "| epoch | pixels | train loss | validation top-1 | minutes |",
+        "|---|---|---|---|---|",
+        *[
+            f"| {e['epoch']} | {e['pixels']} | {e['train_loss']:.3f} | "
+            f"{100 * e.get('validation_top1', float('nan')):.2f} % | {e['wall_s'] / 60:.1f} |"
+            for e in entry["log"]
+        ],
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _load(path: Path, settings: Sequence[str]) -> PretrainRecipe:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read recipe {path}: {error}") from error
+    for setting in settings:
+        apply_setting(document, setting)
+    try:
+        return PretrainRecipe.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(first_problem(error, dict.fromkeys(PretrainRecipe.model_fields, ""))) from None

@@ -1,0 +1,43 @@
+"""The exchange plan for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from fedadapt.report.tables import format_bytes
+
+
+def plan_table(told: Mapping[str, Any]) -> Iterator[Table | str]:
+    """The groups of a forecast as a table, then its bytes in sentences.
+
+    Args:
+        told: what `fedadapt.experiment.forecast.forecast` returns.
+    """
+    table = Table(title=f"{told['run']}: adapter {told['adapter']!r} on {told['backbone']['name']}, {told['algorithm']}")
+    for column in ("group", "trained", "travels", "tensors", "values", "bytes a message"):
+        table.add_column(column, justify="left" if column in ("group", "trained", "travels") else "right")
+    for group in told["groups"]:
+        table.add_row(
+            group["group"],
+            "yes" if group["trained"] else "no",
+            group["travels"],
+            f"{group['tensors']:,}" if group["tensors"] else "",
+            f"{group['values']:,}",
+            _size(group["bytes"]),
+        )
+    yield table
+    messages, rounds = told["message_bytes"], told["round_bytes"]
+    yield f"a client and round: {_size(messages['download'])} down, {_size(messages['upload'])} up"
+    yield f"a round of {told['cohort']} clients: {_size(rounds['download'])} down, {_size(rounds['upload'])} up"
+    yield f"the run of {told['rounds']} rounds: {_size(told['run_bytes'])}"
+    share = "" if told["share"] is None else f"; a download is {100 * told['share']:.2f} % of it"
+    yield f"the full model: {_size(told['full_model_bytes'])}{share}"
+    backbone = told["backbone"]
+    yield f"once for each client without it: the backbone, {_size(backbone['bytes'])}, digest {backbone['digest'][:16]}"
+
+
+def _size(num_bytes: int | None) -> str:
+    return "depends on the values" if num_bytes is None else f"{format_bytes(num_bytes)} ({num_bytes:,} bytes)"
