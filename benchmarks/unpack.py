@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ def undelta(coded: np.ndarray) -> np.ndarray:
 
 def unjpeg(header: bytes, body: bytes, offsets: np.ndarray) -> np.ndarray:
     """Concatenated JPEG scans that share one header, to images ``[N, H, W, 3]``."""
-    pairs = zip(offsets[:-1], offsets[1:], strict=True)
-    return np.stack([np.asarray(Image.open(io.BytesIO(header + body[a:b]))) for a, b in pairs])
+    scans = [body[begin:end] for begin, end in pairwise(offsets)]
+    return np.stack([np.asarray(Image.open(io.BytesIO(header + scan))) for scan in scans])
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
@@ -46,6 +47,7 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 
 def main(source: Path, target: Path, names: list[str]) -> None:
+    """Unpacks the sets called `names`, or all."""
     target.mkdir(parents=True, exist_ok=True)
     paths = [p for p in sorted(source.glob("*.npz")) if not p.stem.endswith("_more")]
     for path in paths:

@@ -12,16 +12,13 @@
     │   └── DigestMismatch        6   the frame belongs to another backbone, layout or codec
     ├── ClientError               7   a client's work failed, or its update was refused
     ├── RunError                  8   a run directory that is missing, in use, damaged or full
-    └── EngineError               9   an engine that cannot carry messages
+    ├── EngineError               9   an engine that cannot carry messages
+    └── Interrupted             130   Ctrl-C; everything committed is safe
 
 A message is one line: what is wrong, the value, what is allowed, what to do.
 """
 
 from __future__ import annotations
-
-INTERRUPTED_EXIT_CODE = 130
-"""What a command ends with after Ctrl-C, once everything is safely on disk."""
-
 
 class FedadaptError(Exception):
     """The root of the tree; catching it catches every deliberate failure of fedadapt."""
@@ -83,3 +80,9 @@ class EngineError(FedadaptError):
     """An engine cannot carry the messages it was given."""
 
     exit_code = 9
+
+
+class Interrupted(FedadaptError):
+    """A run was asked to stop, and did after its last committed round."""
+
+    exit_code = 130

@@ -99,7 +99,8 @@ class ClientBatchNorm(nn.Module):
         bias = norm.bias if norm.affine else torch.zeros(count)
         self.weight = nn.Parameter(weight.detach().clone()[None], requires_grad=False)
         self.bias = nn.Parameter(bias.detach().clone()[None], requires_grad=False)
-        mean, var = norm.running_mean.clone(), norm.running_var.clone()
+        mean = torch.zeros(count) if norm.running_mean is None else norm.running_mean.clone()
+        var = torch.ones(count) if norm.running_var is None else norm.running_var.clone()
         self.register_buffer("running_mean", mean[None] if moving else mean)
         self.register_buffer("running_var", var[None] if moving else var)
         self.eps = norm.eps
@@ -110,7 +111,8 @@ class ClientBatchNorm(nn.Module):
         self.after = [m for m in (getattr(norm, "drop", None), getattr(norm, "act", None)) if m is not None]
 
     def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-        clients = self.weight.shape[0]
+        # An affine that is not trained keeps a client axis of 1, whatever the statistics have.
+        clients = max(self.weight.shape[0], self.running_mean.shape[0] if self.moving else 1)
         by_client = x.unflatten(0, (clients, -1))
         if self.moving and self.pass_.training:
             mean, var = self._batch_statistics(by_client)

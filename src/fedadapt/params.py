@@ -71,7 +71,9 @@ def weighted_mean(items: Iterable[tuple[float, Params]]) -> Params:
         >>> weighted_mean([(1.0, {"w": torch.zeros(1)}), (3.0, {"w": torch.ones(1)})])
         {'w': tensor([0.7500])}
     """
-    total, sums, dtypes = 0.0, {}, {}
+    total = 0.0
+    sums: Params = {}
+    dtypes: dict[str, torch.dtype] = {}
     for weight, params in items:
         total += weight
         for name, tensor in params.items():

@@ -7,6 +7,7 @@ Every trainable tensor has a leading client axis K; the frozen rest has none. A 
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,7 +53,9 @@ class AdaptedModel:
         moving: names of the latter.
     """
 
-    def __init__(self, backbone: Backbone, adapter: Adapter, policy: NormPolicy, generator: torch.Generator) -> None:
+    def __init__(
+        self, backbone: Backbone, adapter: Adapter, policy: NormPolicy, generator: torch.Generator
+    ) -> None:
         self.backbone, self.adapter, self.policy = backbone, adapter, policy
         self._pass = Pass()
         # The copy shares every tensor with the backbone; only the module objects are new.
@@ -92,17 +95,17 @@ class AdaptedModel:
         """
         for module in self.module.modules():
             is_norm = isinstance(module, (*NORM_TYPES, ClientBatchNorm))
-            for name, tensor in [*module._parameters.items(), *module._buffers.items()]:  # noqa: SLF001: shared tensors must be replaced, not changed
-                if tensor is None:
-                    continue
-                fp = tensor.is_floating_point() and not is_norm
-                moved = tensor.to(device, dtype if fp else tensor.dtype)
+            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            for name, tensor in own:
+                moved = tensor.to(
+                    device, dtype if tensor.is_floating_point() and not is_norm else tensor.dtype
+                )
                 if moved.ndim == 4:
                     moved = moved.contiguous(memory_format=torch.channels_last)
-                if name in module._parameters:  # noqa: SLF001
-                    module._parameters[name] = nn.Parameter(moved, requires_grad=False)  # noqa: SLF001
-                else:
-                    module._buffers[name] = moved  # noqa: SLF001
+                # Replaced, not changed: the tensor is shared with the backbone, which stays as it is.
+                if isinstance(tensor, nn.Parameter):
+                    moved = nn.Parameter(moved, requires_grad=False)
+                setattr(module, name, moved)
         self.start = {n: t.to(device) for n, t in self.start.items()}
         self.dtype = dtype
         return self
@@ -153,9 +156,11 @@ class AdaptedModel:
         if Group.NORM_AFFINE in self.adapter.trains or self.policy.moving:
             norms = [(n, m) for n, m in self.module.named_modules() if isinstance(m, nn.BatchNorm2d)]
             for name, norm in norms:
-                self.module.set_submodule(name, ClientBatchNorm(norm, moving=self.policy.moving, pass_=self._pass))
+                self.module.set_submodule(
+                    name, ClientBatchNorm(norm, moving=self.policy.moving, pass_=self._pass)
+                )
         if Group.HEAD in self.adapter.trains:
-            head = self.module.get_submodule(self.backbone.head)
+            head = cast("nn.Linear", self.module.get_submodule(self.backbone.head))
             self.module.set_submodule(self.backbone.head, ClientLinear(head))
 
     def _name_groups(self) -> None:
@@ -175,7 +180,9 @@ class AdaptedModel:
                     self.groups[full] = Group.BACKBONE
 
 
-def attach(backbone: Backbone, adapter: Adapter, policy: NormPolicy, generator: torch.Generator) -> AdaptedModel:
+def attach(
+    backbone: Backbone, adapter: Adapter, policy: NormPolicy, generator: torch.Generator
+) -> AdaptedModel:
     """Puts `adapter` onto `backbone` without changing the backbone.
 
     Args:

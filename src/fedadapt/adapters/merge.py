@@ -49,7 +49,9 @@ def merge(model: AdaptedModel, params: Params) -> nn.Module:
 
 
 def _verify(model: AdaptedModel, params: Params, plain: nn.Module) -> None:
-    reference = AdaptedModel(model.backbone, model.adapter, model.policy, torch.Generator()).to("cpu", torch.float32)
+    reference = AdaptedModel(model.backbone, model.adapter, model.policy, torch.Generator()).to(
+        "cpu", torch.float32
+    )
     first = next(m for m in plain.modules() if isinstance(m, nn.Conv2d))
     images = torch.randn(2, first.in_channels, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

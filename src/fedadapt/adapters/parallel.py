@@ -51,9 +51,7 @@ class Pointwise(nn.Module):
 
 
 @register("adapter", "parallel")
-def parallel(
-    *, init: Init = "zero", kernel_sizes: tuple[Annotated[int, Field(ge=3)], ...] = (3,)
-) -> Adapter:
+def parallel(*, init: Init = "zero", kernel_sizes: tuple[Annotated[int, Field(ge=3)], ...] = (3,)) -> Adapter:
     """A full 1x1 convolution beside every 3x3, with trained norms and head: about 11 % of the values.
 
     ``y = conv(x; W) + conv_1x1(x; A)`` with the stride and groups of the convolution, no bias, summed before

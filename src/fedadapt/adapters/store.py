@@ -48,7 +48,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             manifest: dict[str, Any] = json.loads((file.metadata() or {})["manifest"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise AttachError(f"{path} is not a readable adapter file ({type(error).__name__}: {error})") from error
+        raise AttachError(
+            f"{path} is not a readable adapter file ({type(error).__name__}: {error})"
+        ) from error
     if manifest.get("format") != FORMAT:
         raise AttachError(f"{path} has format {manifest.get('format')!r}, this version reads {FORMAT!r}")
     return manifest
@@ -69,7 +71,7 @@ def load_adapter(model: AdaptedModel, path: Path) -> Params:
     shapes = {name: list(tensor.shape) for name, tensor in model.start.items()}
     stored = {name: entry["shape"] for name, entry in manifest["tensors"].items()}
     if shapes != stored:
-        odd = sorted(n for n in {*shapes, *stored} if shapes.get(n) != stored.get(n))[0]
+        odd = min(n for n in {*shapes, *stored} if shapes.get(n) != stored.get(n))
         raise AttachError(
             f"{path} does not fit adapter {model.adapter.name!r} here: tensor {odd!r} is {stored.get(odd)} in the file "
             f"and {shapes.get(odd)} in the model"

@@ -69,7 +69,8 @@ def finish(
         old = None
     if not isinstance(old, nn.Linear):
         raise BackboneError(f"backbone {name!r} has no linear head at {head!r}; name its last nn.Linear")
-    new = nn.Linear(old.in_features, num_classes)
+    # A plain constructor would draw from torch's global generator.
+    new = nn.utils.skip_init(nn.Linear, old.in_features, num_classes)
     nn.init.normal_(new.weight, 0.0, 0.01, generator=generator)
     nn.init.zeros_(new.bias)
     module.set_submodule(head, new)

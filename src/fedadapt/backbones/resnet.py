@@ -56,7 +56,7 @@ class BasicBlock(nn.Module):
             x = (
                 x[:, :, :: self.stride, :: self.stride]
                 if self.shortcut == "subsample"
-                else functional.avg_pool2d(x, self.stride)
+                else functional.avg_pool2d(x, self.stride, ceil_mode=True)
             )
         if any(self.padding):
             x = functional.pad(x, (0, 0, 0, 0, *self.padding))
@@ -93,12 +93,13 @@ class ResNet(nn.Module):
         self.stem_relu = stem_relu
         self.conv1 = conv3x3(in_channels, widths[0])
         self.bn1 = nn.BatchNorm2d(widths[0])
-        for index, (before, width, stride) in enumerate(
-            zip(widths[:-1], widths[1:], strides, strict=True), start=1
-        ):
-            stage = [BasicBlock(before, width, stride, shortcut)]
-            stage += [BasicBlock(width, width, 1, shortcut) for _ in range(blocks - 1)]
-            self.add_module(f"layer{index}", nn.Sequential(*stage))
+        self.layer1, self.layer2, self.layer3 = (
+            nn.Sequential(
+                BasicBlock(before, width, stride, shortcut),
+                *(BasicBlock(width, width, 1, shortcut) for _ in range(blocks - 1)),
+            )
+            for before, width, stride in zip(widths[:-1], widths[1:], strides, strict=True)
+        )
         self.end_norm = nn.BatchNorm2d(widths[-1]) if end_norm else None
         self.fc = nn.Linear(widths[-1], num_classes)
 
@@ -106,7 +107,8 @@ class ResNet(nn.Module):
         x = self.bn1(self.conv1(x))
         if self.stem_relu:
             x = functional.relu(x, inplace=True)
-        x = self.layer3(self.layer2(self.layer1(x)))
+        for stage in (self.layer1, self.layer2, self.layer3):
+            x = stage(x)
         if self.end_norm is not None:
             x = functional.relu(self.end_norm(x), inplace=True)
         return self.fc(x.mean(dim=(2, 3)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import difflib
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
@@ -32,11 +33,11 @@ def timm(
         import timm as library
 
         if not library.is_model(model.split(".")[0]):
-            close = library.list_models(f"*{model[:6]}*")[:5]
+            close = difflib.get_close_matches(model, library.list_models(), n=5)
             raise BackboneError(f"timm has no model {model!r}; near: {', '.join(close) or 'none'}")
         # timm draws initial weights from torch's global generator; keep ours independent of it and it of ours.
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+            torch.default_generator.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
             try:
                 module = library.create_model(model, pretrained=pretrained and weights is None)
             except Exception as error:
@@ -44,12 +45,13 @@ def timm(
                     f"timm cannot make {model!r} ({type(error).__name__}: {str(error).splitlines()[0]}); "
                     "without a network set backbone.weights to a local file, or backbone.pretrained=false"
                 ) from error
-        head = module.pretrained_cfg["classifier"]
+        settings = cast("dict[str, Any]", module.pretrained_cfg)
+        head = settings["classifier"]
         moments: Moments | None = None
         if weights is not None:
             moments = load_weights(module, locate(weights), head)
         elif pretrained:
-            moments = (tuple(module.pretrained_cfg["mean"]), tuple(module.pretrained_cfg["std"]))
+            moments = (tuple(settings["mean"]), tuple(settings["std"]))
         return finish(model, module, head, num_classes, generator, moments)
 
     return build

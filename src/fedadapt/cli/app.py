@@ -8,7 +8,7 @@ import sys
 import typer
 
 from fedadapt.cli import catalogue, compare, export, inspect, partition, plan, pretrain, report, resume, run
-from fedadapt.errors import INTERRUPTED_EXIT_CODE, FedadaptError
+from fedadapt.errors import FedadaptError, Interrupted
 
 app = typer.Typer(
     name="fedadapt",
@@ -41,7 +41,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("fedadapt: interrupted; every committed round is safe", err=True)
-        sys.exit(INTERRUPTED_EXIT_CODE)
+        sys.exit(Interrupted.exit_code)
     except BrokenPipeError:
         # The reader of our output went away; writing more, also at exit, would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,9 @@ from fedadapt.cli.options import JsonOption
 
 
 def command(
-    kind: Annotated[str | None, typer.Argument(help="Only this kind, e.g. adapter.", show_default=False)] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="Only this kind, e.g. adapter.", show_default=False)
+    ] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -24,7 +26,10 @@ def command(
     kinds = sorted(ROOMS) if kind is None else [kind]
     table = {k: {name: describe(k, name) for name in names(k)} for k in kinds}
     if as_json:
-        listed = {k: {n: {"summary": s, "options": o} for n, (s, o) in entries.items()} for k, entries in table.items()}
+        listed = {
+            k: {n: {"summary": s, "options": o} for n, (s, o) in entries.items()}
+            for k, entries in table.items()
+        }
         typer.echo(json.dumps(listed, indent=2))
         return
     for k, entries in table.items():

@@ -23,7 +23,9 @@ def command(
     if as_json:
         typer.echo(json.dumps(manifest, indent=2))
         return
-    typer.echo(f"adapter {manifest['adapter']!r} with norms {manifest['norms']!r}, {len(manifest['sites'])} sites")
+    typer.echo(
+        f"adapter {manifest['adapter']!r} with norms {manifest['norms']!r}, {len(manifest['sites'])} sites"
+    )
     typer.echo(f"for backbone {manifest['backbone']!r} with digest {manifest['backbone_digest']}")
     for name, entry in manifest["tensors"].items():
         typer.echo(f"  {entry['group']:<16} {name}  {entry['shape']}")

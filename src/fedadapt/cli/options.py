@@ -12,7 +12,9 @@ RunsArgument = Annotated[list[Path], typer.Argument(help="Run directories.", sho
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 SetOption = Annotated[
     list[str],
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Set a key of the run file, e.g. train.lr=0.1; repeatable."),
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="Set a key of the run file, e.g. train.lr=0.1; repeatable."
+    ),
 ]
 RunsFolderOption = Annotated[Path, typer.Option("--runs", help="Where run directories are.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

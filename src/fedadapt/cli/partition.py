@@ -12,7 +12,7 @@ from fedadapt.cli.options import RecipeArgument, SetOption
 
 def command(
     recipe: RecipeArgument,
-    settings: SetOption = [],  # noqa: B006: typer copies it
+    settings: SetOption = [],  # noqa: B006 - typer copies it
     out: Annotated[Path | None, typer.Option("--out", help="Also write a page with figures.")] = None,
 ) -> None:
     """Show who holds what: each client's samples by class, and how skewed they are."""

@@ -11,7 +11,7 @@ from fedadapt.cli.options import JsonOption, RecipeArgument, SetOption
 
 def command(
     recipe: RecipeArgument,
-    settings: SetOption = [],  # noqa: B006: typer copies it
+    settings: SetOption = [],  # noqa: B006 - typer copies it
     *,
     as_json: JsonOption = False,
 ) -> None:

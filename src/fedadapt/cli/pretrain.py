@@ -13,7 +13,7 @@ from fedadapt.cli.options import RecipeArgument, SetOption
 def command(
     recipe: RecipeArgument,
     out: Annotated[Path, typer.Argument(help="The weight file to write.", show_default=False)],
-    settings: SetOption = [],  # noqa: B006: typer copies it
+    settings: SetOption = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Train a backbone centrally; resumes by itself if it was stopped. Writes weights and a model card."""
     from fedadapt.experiment.pretraining import pretrain_backbone

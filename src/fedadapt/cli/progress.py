@@ -55,7 +55,7 @@ class ProgressWatcher(Watcher):
             self._console.print(f"going on after round {last_round}")
         self._progress.update(self._rounds, total=config.rounds, completed=last_round)
 
-    def clients(self, round: int, done: int, cohort: int) -> None:
+    def clients(self, round: int, cohort: int, done: int) -> None:
         """Moves the bar of the round."""
         del round
         self._progress.update(self._clients, total=cohort, completed=done)
@@ -63,13 +63,20 @@ class ProgressWatcher(Watcher):
     def committed(self, record: RoundRecord) -> None:
         """One line for the round."""
         by_way = {
-            way: sum(entry.num_bytes for entry in record.ledger if entry.direction is way) for way in Direction
+            way: sum(entry.num_bytes for entry in record.ledger if entry.direction is way)
+            for way in Direction
         }
         self._moved += sum(by_way.values())
         metrics = record.metrics
-        parts = [f"round {record.round:>3}", f"train loss {metrics['train_loss']:.3f}" if "train_loss" in metrics else ""]
+        parts = [
+            f"round {record.round:>3}",
+            f"train loss {metrics['train_loss']:.3f}" if "train_loss" in metrics else "",
+        ]
         parts += [f"accuracy {100 * metrics['accuracy']:.2f} %"] if "accuracy" in metrics else []
-        parts += [f"down {format_bytes(by_way[Direction.DOWNLOAD])}", f"up {format_bytes(by_way[Direction.UPLOAD])}"]
+        parts += [
+            f"down {format_bytes(by_way[Direction.DOWNLOAD])}",
+            f"up {format_bytes(by_way[Direction.UPLOAD])}",
+        ]
         lost = sum(client.outcome is not Outcome.ACCEPTED for client in record.clients)
         parts += [f"{lost} clients lost"] if lost else []
         parts += [f"{record.wall_s:.1f} s"]

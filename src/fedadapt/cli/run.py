@@ -12,7 +12,7 @@ from fedadapt.cli.options import RecipeArgument, RunsFolderOption, SetOption
 
 def command(
     recipe: RecipeArgument,
-    settings: SetOption = [],  # noqa: B006: typer copies it
+    settings: SetOption = [],  # noqa: B006 - typer copies it
     runs: RunsFolderOption = Path("runs"),
     *,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of the same name.")] = False,

@@ -19,7 +19,9 @@ def float32() -> Codec:
 
 def encode(params: Params) -> bytes:
     """The values of all tensors in order."""
-    arrays = [tensor.detach().cpu().contiguous().numpy().astype("<f4", copy=False) for tensor in params.values()]
+    arrays = [
+        tensor.detach().cpu().contiguous().numpy().astype("<f4", copy=False) for tensor in params.values()
+    ]
     return b"".join(array.tobytes() for array in arrays)
 
 

@@ -63,5 +63,7 @@ def normalise(
 ) -> Float[Tensor, "N C H W"]:
     """Scales bytes to 0..1, subtracts `mean` and divides by `std` by channel; channels-last in memory."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)[:, None, None]
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)[:, None, None]
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)[
+        :, None, None
+    ]
     return torch.addcmul(shift, images.float(), scale).to(dtype, memory_format=torch.channels_last)

@@ -21,17 +21,19 @@ class Batch:
     """One local step of K clients.
 
     Args:
-        images: client-major.
+        images: client-major, K*B of them.
         labels: 0 where there is no sample.
         mask: which samples are real. A client that is out of steps has none.
     """
 
-    images: UInt8[Tensor, "K*B C H W"]
+    images: UInt8[Tensor, "N C H W"]
     labels: Int64[Tensor, "K B"]
     mask: Bool[Tensor, "K B"]
 
 
-def schedule(num_examples: int, batch_size: int, epochs: int, generator: torch.Generator) -> Int64[Tensor, "T B"]:
+def schedule(
+    num_examples: int, batch_size: int, epochs: int, generator: torch.Generator
+) -> Int64[Tensor, "T B"]:
     """Which of a client's samples each local step uses; short last batches are filled with `PADDING`.
 
     Every epoch is a fresh permutation; T is ``epochs * ceil(num_examples / batch_size)``.
@@ -45,7 +47,7 @@ def schedule(num_examples: int, batch_size: int, epochs: int, generator: torch.G
 
 def cohort_batches(
     split: Split,
-    indices: Sequence[Int64[Tensor, " n"]],
+    indices: Sequence[Int64[Tensor, " _"]],
     clients: Sequence[int],
     *,
     round: int,
@@ -74,7 +76,9 @@ def cohort_batches(
         generator = seeds.torch("batches", round=round, client=client)
         places = schedule(len(own), batch_size, epochs, generator)
         draws = augment.draw(places.numel(), generator)
-        tables.append(torch.where(places == PADDING, PADDING, own[places.clamp(min=0)]) if len(own) else places)
+        tables.append(
+            torch.where(places == PADDING, PADDING, own[places.clamp(min=0)]) if len(own) else places
+        )
         tops.append(draws.top.view_as(places))
         lefts.append(draws.left.view_as(places))
         mirrors.append(draws.mirror.view_as(places))

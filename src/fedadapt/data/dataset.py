@@ -72,7 +72,9 @@ class Dataset:
             if split is None:
                 continue
             if len(split) == 0:
-                raise DataError(f"data set {self.name!r} has an empty {name} split; it needs at least one image")
+                raise DataError(
+                    f"data set {self.name!r} has an empty {name} split; it needs at least one image"
+                )
             low, high = int(split.labels.min()), int(split.labels.max())
             if low < 0 or high >= self.num_classes:
                 raise DataError(

@@ -52,15 +52,20 @@ def fit(images: UInt8[Tensor, "N C H W"], size: int) -> UInt8[Tensor, "N C size 
     return fitted
 
 
-def from_picture(picture: Image.Image, size: int | None) -> UInt8[Tensor, "3 H W"]:
+def from_picture(picture: Image.Image, size: int | None, source: str) -> UInt8[Tensor, "3 H W"]:
     """A Pillow picture as RGB bytes, fitted to `size` if it is given.
+
+    Args:
+        picture: opened, not necessarily loaded.
+        size: pixels of a side.
+        source: for the message.
 
     Raises:
         DataError: the picture has more than 8 bits a channel, which a cast would silently clip.
     """
     if picture.mode[0] in "IF":
         raise DataError(
-            f"a picture has mode {picture.mode!r}; 8 bits a channel are allowed, convert it to 8 bits"
+            f"{source} has a picture of mode {picture.mode!r}; 8 bits a channel are allowed, convert it to 8 bits"
         )
     pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
     return pixels if size is None else fit(pixels[None], size)[0]

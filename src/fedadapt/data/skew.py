@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def label_counts(
-    labels: Int64[Tensor, " N"], clients: Sequence[Int64[Tensor, " n"]], num_classes: int
+    labels: Int64[Tensor, " N"], clients: Sequence[Int64[Tensor, " _"]], num_classes: int
 ) -> Int64[Tensor, "K D"]:
     """How many samples of each class each client holds.
 

@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,8 +42,8 @@ class Clients:
         test: likewise, held out by each client for itself.
     """
 
-    train: list[Int64[Tensor, " n"]]
-    test: list[Int64[Tensor, " n"]]
+    train: list[Int64[Tensor, " _"]]
+    test: list[Int64[Tensor, " _"]]
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ def build_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
     kept, held = [], []
     for client, indices in enumerate(parts):
         if len(indices) == 0:
-            raise DataError(f"client {client} would hold no samples; use fewer clients or another data.partition")
+            raise DataError(
+                f"client {client} would hold no samples; use fewer clients or another data.partition"
+            )
         generator = seeds.torch("local test", client=client)
         own, test = hold_out(indices, train.labels, data.local_test_fraction, generator)
         kept.append(own)
@@ -159,12 +162,20 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
     """What a run writes down about itself before its first round."""
     config, dataset = experiment.config, experiment.dataset
     counted = len(experiment.clients.train) <= MAX_COUNTED_CLIENTS
-    counts = label_counts(dataset.train.labels, experiment.clients.train, dataset.num_classes) if counted else None
+    counts = (
+        label_counts(dataset.train.labels, experiment.clients.train, dataset.num_classes) if counted else None
+    )
     return {
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
         "plan": [
-            {"group": s.group, "trained": s.trained, "travels": s.travel, "values": s.num_values, "bytes": s.num_bytes}
+            {
+                "group": s.group,
+                "trained": s.trained,
+                "travels": s.travel,
+                "values": s.num_values,
+                "bytes": s.num_bytes,
+            }
             for s in experiment.plan.summary()
         ],
         "backbone": {
@@ -199,7 +210,7 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
 def processor() -> str:
     """The name of the processor, as well as it is known."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or "unknown"

@@ -55,7 +55,10 @@ class DataConfig(Section):
     num_clients: int = Field(default=10, ge=1)
     limit: int | None = Field(default=None, ge=1, description="use only so many training samples, stratified")
     validation_fraction: float = Field(
-        default=0.0, ge=0, lt=1, description="share of the training samples to measure on instead of the test set"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the training samples to measure on instead of the test set",
     )
     local_test_fraction: float = Field(
         default=0.0, ge=0, lt=1, description="share of its samples that each client measures itself on"
@@ -78,7 +81,7 @@ class EvaluateConfig(Section):
 class RunConfig(Section):
     """A whole run."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    name: str = Field(min_length=1, pattern=r"^\w[\w.-]*$")
     seed: int = Field(default=0, ge=0)
     rounds: int = Field(default=20, ge=1)
     cohort: int | None = Field(default=None, ge=1, description="clients asked in a round; none: all")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from fedadapt.adapters import merge, save_adapter
 from fedadapt.backbones.weights import save_weights
-from fedadapt.experiment.build import Experiment, build
-from fedadapt.experiment.config import make_config
+from fedadapt.errors import RunError
+from fedadapt.experiment.build import Experiment
+from fedadapt.experiment.run import rebuild
 from fedadapt.params import Params
 from fedadapt.runs.store import RunStore
 
@@ -21,7 +25,7 @@ def export_merged(run: Path, out: Path) -> None:
 
     Raises:
         AttachError: the adapter cannot be merged.
-        RunError: there is no such run.
+        RunError: there is no such run, its backbone is not here, or `out` cannot be written.
     """
     experiment, params, last = _trained(run)
     metadata = {
@@ -32,20 +36,37 @@ def export_merged(run: Path, out: Path) -> None:
         "run": experiment.config.name,
         "round": last,
     }
-    save_weights(merge(experiment.model, params), out, metadata, torch.float32)
+    merged = merge(experiment.model, params)
+    with _writing(out):
+        save_weights(merged, out, metadata, torch.float32)
 
 
 def export_adapter(run: Path, out: Path) -> None:
     """Writes the global adapter, norms and head of a run as an adapter file.
 
     Raises:
-        RunError: there is no such run.
+        RunError: there is no such run, its backbone is not here, or `out` cannot be written.
     """
     experiment, params, _ = _trained(run)
-    save_adapter(experiment.model, params, out)
+    with _writing(out):
+        save_adapter(experiment.model, params, out)
 
 
 def _trained(run: Path) -> tuple[Experiment, Params, int]:
     with RunStore.read(run) as store:
-        experiment = build(make_config(store.manifest["config"]))
+        experiment = rebuild(store)
         return experiment, experiment.global_params(store.state()), store.last_round or 0
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Makes one line of whatever keeps `out` from being written; nothing is left beside it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            out.with_name(out.name + ".part").unlink()
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(
+            f"cannot write {out} ({reason}); name a file in a folder with room that you may write to"
+        ) from error

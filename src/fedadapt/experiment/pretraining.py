@@ -50,7 +50,11 @@ def pretrain_backbone(
     """
     recipe = _load(recipe_path, settings)
     dataset: Dataset = recipe.source.create("source")
-    choice = recipe.backbone.model_copy(update={"weights": None}) if recipe.backbone.name != "timm" else recipe.backbone
+    choice = (
+        recipe.backbone.model_copy(update={"weights": None})
+        if recipe.backbone.name != "timm"
+        else recipe.backbone
+    )
     backbone = choice.create("backbone")(dataset.num_classes, Seeds(recipe.train.seed).torch("backbone"))
     model = backbone.module.requires_grad_(requires_grad=True)
     log = pretrain(

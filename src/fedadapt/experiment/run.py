@@ -10,27 +10,22 @@ from collections import UserDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from fedadapt.engines import Engine, LocalEngine
-from fedadapt.errors import FedadaptError, RunError
+from fedadapt.errors import Interrupted, RunError
 from fedadapt.experiment.build import Experiment, build, manifest
 from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.federation.round import Played, play
+from fedadapt.federation.sampling import sample_cohort
 from fedadapt.federation.serve import KEPT
 from fedadapt.params import Streams, stack
-from fedadapt.federation.sampling import sample_cohort
 from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
 from fedadapt.training.evaluate import evaluate, evaluate_clients
-
-
-class Interrupted(FedadaptError):
-    """The run was asked to stop, and did after its last committed round."""
-
-    exit_code = 130
 
 
 class Watcher:
@@ -39,7 +34,7 @@ class Watcher:
     def begin(self, experiment: Experiment, last_round: int) -> None:
         """The run starts, or goes on after `last_round`."""
 
-    def clients(self, round: int, done: int, cohort: int) -> None:
+    def clients(self, round: int, cohort: int, done: int) -> None:
         """Some clients of a round have answered."""
 
     def committed(self, record: RoundRecord) -> None:
@@ -71,7 +66,9 @@ class StoredMemory(UserDict[int, Streams]):
         return unsaved
 
 
-def run(config: RunConfig, folder: Path, *, overwrite: bool = False, watcher: Watcher | None = None) -> Path:
+def run(
+    config: RunConfig, folder: Path = Path("runs"), *, overwrite: bool = False, watcher: Watcher | None = None
+) -> Path:
     """Runs `config` from the start and returns its run directory, ``folder / config.name``.
 
     Args:
@@ -85,11 +82,12 @@ def run(config: RunConfig, folder: Path, *, overwrite: bool = False, watcher: Wa
         Interrupted: Ctrl-C; everything up to the last round is on disk.
     """
     path = folder / config.name
+    # Before anything is removed, so that a wrong setting does not cost the run that was to be replaced.
+    experiment = build(config)
     if overwrite and (path / FILE).exists():
         # Opening takes the lock, so a run that is in use is not pulled from under its process.
         _release(path)
         shutil.rmtree(path)
-    experiment = build(config)
     with RunStore.create(path, manifest(experiment)) as store:
         _play_on(experiment, store, watcher or Watcher())
     return path
@@ -105,15 +103,25 @@ def resume(path: Path, *, watcher: Watcher | None = None) -> Path:
         FedadaptError: the data or the backbone are not what the run began with.
     """
     with RunStore.open(path) as store:
-        experiment = build(make_config(store.manifest["config"]))
-        began_with = store.manifest["backbone"]["digest"]
-        if experiment.backbone.digest != began_with:
-            raise RunError(
-                f"run {path} began on backbone {began_with[:12]}, here it is {experiment.backbone.digest[:12]}; "
-                "use the same weights and versions"
-            )
-        _play_on(experiment, store, watcher or Watcher())
+        _play_on(rebuild(store), store, watcher or Watcher())
     return path
+
+
+def rebuild(store: RunStore) -> Experiment:
+    """Makes again what a stored run was made of.
+
+    Raises:
+        RunError: the backbone is not the one that the run began with.
+        FedadaptError: the data or something else cannot be made any more.
+    """
+    experiment = build(make_config(store.manifest["config"]))
+    began_with = store.manifest["backbone"]["digest"]
+    if experiment.backbone.digest != began_with:
+        raise RunError(
+            f"run {store.path} began on backbone {began_with[:12]}, here it is {experiment.backbone.digest[:12]}; "
+            "use the same weights and versions"
+        )
+    return experiment
 
 
 def _release(path: Path) -> None:
@@ -143,8 +151,10 @@ def _play_on(experiment: Experiment, store: RunStore, watcher: Watcher) -> None:
                     f"stopped after round {number - 1} of {config.rounds}; go on with: fedadapt resume {store.path}"
                 )
             begun, cpu_begun = time.perf_counter(), time.process_time()
-            cohort = sample_cohort(config.data.num_clients, config.cohort or config.data.num_clients, number, experiment.seeds)
-            engine.on_clients = lambda done, n=number, size=len(cohort): watcher.clients(n, done, size)  # type: ignore[misc]
+            cohort = sample_cohort(
+                config.data.num_clients, config.cohort or config.data.num_clients, number, experiment.seeds
+            )
+            engine.on_clients = partial(watcher.clients, number, len(cohort))
             played = _drive(experiment, engine, state, number, cohort)
             state = played.state
             metrics = {"train_loss": _mean_loss(played)}
@@ -204,7 +214,9 @@ def _measure_clients(
         stacked = stack([params | {n: t.to(params[n].device) for n, t in own.items()} for own in kept])
         indices = [experiment.clients.test[client] for client in group]
         split = experiment.dataset.train
-        accuracies += evaluate_clients(experiment.model, stacked, split, indices, experiment.mean, experiment.std)
+        accuracies += evaluate_clients(
+            experiment.model, stacked, split, indices, experiment.mean, experiment.std
+        )
     return tuple(replace(record, accuracy=a) for record, a in zip(records, accuracies, strict=True))
 
 

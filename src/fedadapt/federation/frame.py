@@ -122,16 +122,22 @@ def unpack(data: bytes, *, max_bytes: int) -> Frame:
     if magic != MAGIC:
         raise FrameError(f"frame starts with {magic!r}, not {MAGIC!r}; it is not from fedadapt")
     if schema != SCHEMA:
-        raise FrameError(f"frame has schema {schema}, this version speaks {SCHEMA}; install the same version everywhere")
+        raise FrameError(
+            f"frame has schema {schema}, this version speaks {SCHEMA}; install the same version everywhere"
+        )
     if kind not in tuple(Kind) or zero or num_scalars > MAX_SCALARS or num_sections > MAX_SECTIONS:
-        raise FrameError(f"frame header is malformed (kind {kind}, {num_scalars} scalars, {num_sections} sections)")
+        raise FrameError(
+            f"frame header is malformed (kind {kind}, {num_scalars} scalars, {num_sections} sections)"
+        )
     start = framing_bytes(num_scalars, num_sections) - _CHECKSUM.size
     if len(data) < start + _CHECKSUM.size:
         raise FrameError(f"frame of {len(data)} bytes ends inside its table of sections")
     scalars = struct.unpack_from(f"<{num_scalars}d", data, _HEADER.size)
     lengths = struct.unpack_from(f"<{num_sections}Q", data, _HEADER.size + 8 * num_scalars)
     if start + sum(lengths) + _CHECKSUM.size != len(data):
-        raise FrameError(f"frame claims {sum(lengths)} bytes of tensors, {len(data) - start - _CHECKSUM.size} are there")
+        raise FrameError(
+            f"frame claims {sum(lengths)} bytes of tensors, {len(data) - start - _CHECKSUM.size} are there"
+        )
     if zlib.crc32(memoryview(data)[: -_CHECKSUM.size]) != _CHECKSUM.unpack_from(data, len(data) - 4)[0]:
         raise FrameError("frame checksum does not match; it was altered on its way")
     sections = []

@@ -106,9 +106,9 @@ class ExchangePlan:
 
     def summary(self) -> list[GroupSummary]:
         """One line for each group and fate."""
-        kinds = {(r.group, r.trained, r.travel): [] for r in self.rows}
+        kinds: dict[tuple[Group, bool, Travel], list[int]] = {}
         for row in self.rows:
-            kinds[row.group, row.trained, row.travel].append(row.num_values)
+            kinds.setdefault((row.group, row.trained, row.travel), []).append(row.num_values)
         changing = [GroupSummary(*kind, len(sizes), sum(sizes)) for kind, sizes in kinds.items()]
         still = [GroupSummary(g, False, Travel.FROZEN, 0, n) for g, n in self.frozen.items() if n]
         return sorted(changing + still, key=lambda s: list(Group).index(s.group))

@@ -59,7 +59,7 @@ class Party:
     train: TrainConfig
     rounds: int
     split: Split
-    indices: Sequence[Int64[Tensor, " n"]]
+    indices: Sequence[Int64[Tensor, " _"]]
     augment: Augment
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -121,7 +121,14 @@ def _train_cohort(able: Sequence[tuple[Request, Streams]], party: Party) -> list
     start = {**download["model"], **memory.pop(KEPT, {})}
     shared = list(download["model"])
     lr = party.train.rate(round_, party.rounds)
-    begun = Work(download["model"], download["model"], torch.zeros(len(clients), dtype=torch.int64), lr, download, memory)
+    begun = Work(
+        download["model"],
+        download["model"],
+        torch.zeros(len(clients), dtype=torch.int64),
+        lr,
+        download,
+        memory,
+    )
     rule = party.algorithm.local
     correct = None if rule.correct is None else (lambda g, p: rule.correct(g, p, begun))  # type: ignore[misc]
     trained = train(

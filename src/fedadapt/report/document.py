@@ -90,14 +90,13 @@ def table(
     )
 
 
-def figure(name: str, drawing: Figure, description: str, caption: str, numbers: Html) -> Html:
-    """A drawing with its caption, and the same numbers as a table for who cannot or would not look.
+def figure(name: str, drawing: Figure, description: str, numbers: Html) -> Html:
+    """A drawing, and the same numbers as a table for who cannot or would not look.
 
     Args:
         name: the element's id, unique in the document.
         drawing: what plotly draws.
         description: what the drawing shows, for who does not see it.
-        caption: set below it.
         numbers: the table.
     """
     # Inside a script element only "<" can end it, and JSON may write that as an escape.
@@ -107,7 +106,7 @@ def figure(name: str, drawing: Figure, description: str, caption: str, numbers: 
         "figure",
         element("div", class_="plot", id=name, role="img", aria_label=description, style=height),
         element("script", Html(data), type="application/json", id=f"{name}-figure"),
-        element("figcaption", caption) if caption else Html(""),
+        element("button", "Save as SVG", type="button", class_="save", data_figure=name),
         folded("Show the numbers", numbers),
     )
 
@@ -125,11 +124,15 @@ def folded(summary: str, *parts: Html, **attributes: object) -> Html:
 def facts(pairs: Iterable[tuple[str, str]]) -> Html:
     """The few numbers that matter most, each with what it is."""
     return element(
-        "dl", *(element("div", element("dt", name), element("dd", value)) for name, value in pairs), class_="facts"
+        "dl",
+        *(element("div", element("dt", name), element("dd", value)) for name, value in pairs),
+        class_="facts",
     )
 
 
-def document(title: str, header: Sequence[Html], body: Sequence[Html], *, refresh_s: int | None = None) -> str:
+def document(
+    title: str, header: Sequence[Html], body: Sequence[Html], *, refresh_s: int | None = None
+) -> str:
     """The whole document.
 
     Args:
@@ -187,7 +190,7 @@ def write_atomically(out: Path, text: str) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
             part.write_text(text, encoding="utf-8")
-            os.replace(part, out)
+            part.replace(out)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:

@@ -9,10 +9,10 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fedadapt.params import Group
 from fedadapt.report.gather import RunSummary, labels
 from fedadapt.report.tables import format_bytes
 from fedadapt.runs.records import FRAMING, Direction
-from fedadapt.params import Group
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -51,12 +51,12 @@ def safe(text: object) -> str:
 
 def accuracy_by_round(runs: Sequence[RunSummary]) -> Figure:
     """Accuracy on the global test set over rounds, one line a run; round 0 is before training."""
-    return _by_round([run.accuracy_by_round for run in runs], labels(runs), "accuracy", percent=True)
+    return _by_round([run.accuracy_by_round for run in runs], labels(runs), percent=True)
 
 
 def loss_by_round(runs: Sequence[RunSummary]) -> Figure:
     """Loss on the global test set over rounds, one line a run."""
-    return _by_round([run.loss_by_round for run in runs], labels(runs), "loss", percent=False)
+    return _by_round([run.loss_by_round for run in runs], labels(runs), percent=False)
 
 
 def accuracy_by_bytes(runs: Sequence[RunSummary]) -> Figure:
@@ -73,8 +73,8 @@ def accuracy_by_bytes(runs: Sequence[RunSummary]) -> Figure:
             hovertemplate="%{customdata[1]} after round %{customdata[0]}: %{y:.1%}",
             **_line(index, name, len(points)),
         )
-    figure.update_xaxes(type="log", title="MiB moved, up and down, all clients", dtick=1, tickformat="~g")
-    figure.update_yaxes(title="accuracy", tickformat=".0%")
+    figure.update_xaxes(type="log", title="MiB moved, both ways, all clients", tickformat=",~r")
+    figure.update_yaxes(tickformat=".0%")
     return figure
 
 
@@ -94,13 +94,12 @@ def bytes_by_group(runs: Sequence[RunSummary]) -> Figure:
     bars = [(run, name, way) for run, name in zip(runs, labels(runs), strict=True) for way in Direction]
     totals = [sum(_group_bytes(run, way, group) for group in groups_seen(runs)) for run, _, way in bars]
     shares = bars_are_shares(runs)
-    figure = go.Figure(layout=_layout(len(groups_seen(runs)), height=110 + 44 * len(bars)))
-    rows = [[safe(name) for _, name, _ in bars], [str(way) for _, _, way in bars]]
+    figure = go.Figure(layout=_layout(len(groups_seen(runs)), height=100 + 52 * len(bars)))
     for group in groups_seen(runs):
         amounts = [_group_bytes(run, way, group) for run, _, way in bars]
         figure.add_bar(
             orientation="h",
-            y=rows,
+            y=list(range(len(bars))),
             x=[
                 amount / (total or 1) if shares else amount / MEBIBYTE
                 for amount, total in zip(amounts, totals, strict=True)
@@ -110,19 +109,19 @@ def bytes_by_group(runs: Sequence[RunSummary]) -> Figure:
             hovertemplate="%{customdata}",
             marker={"color": PALETTE[_position(group) % len(PALETTE)], "line": {"width": 0}},
         )
-    for index, total in enumerate(totals):
-        length = 1.0 if shares and total else 0.0 if shares else total / MEBIBYTE
-        figure.add_annotation(
-            x=length, y=index, text=format_bytes(total), showarrow=False, xanchor="left", xshift=6
-        )
-    longest = 1.0 if shares else max(totals) / MEBIBYTE or 1.0
+    titles = [
+        f"{safe(name)}, {way}: {format_bytes(total)}"
+        for (_, name, way), total in zip(bars, totals, strict=True)
+    ]
+    _title_rows(figure, titles)
     figure.update_xaxes(
-        title="share of the bar" if shares else "MiB", range=[0, longest * 1.22], tickformat=".0%" if shares else None
+        title="share of the bar" if shares else "MiB",
+        range=[0, 1] if shares else None,
+        rangemode="tozero",
+        tickformat=".0%" if shares else None,
+        tickangle=0,
     )
-    if shares:
-        figure.update_xaxes(tickvals=[0, 0.25, 0.5, 0.75, 1])
-    figure.update_yaxes(autorange="reversed", showgrid=False, showdividers=False)
-    figure.update_layout(barmode="stack", bargap=0.35, hovermode="closest")
+    figure.update_layout(barmode="stack", bargap=0.6, hovermode="closest", legend_traceorder="normal")
     return figure
 
 
@@ -148,11 +147,12 @@ def accuracy_by_client(runs: Sequence[RunSummary]) -> Figure:
 
     measured = [(index, run) for index, run in enumerate(runs) if run.client_accuracy]
     names = labels(runs)
-    figure = go.Figure(layout=_layout(1, height=120 + 70 * len(measured)))
-    for index, run in measured:
+    figure = go.Figure(layout=_layout(1, height=100 + 84 * len(measured)))
+    for row, (index, run) in enumerate(measured):
         clients = sorted(run.client_accuracy)
         figure.add_box(
             x=[run.client_accuracy[client] for client in clients],
+            y0=row,
             name=safe(names[index]),
             text=[f"client {client}" for client in clients],
             hovertemplate="%{text}: %{x:.1%}",
@@ -167,7 +167,7 @@ def accuracy_by_client(runs: Sequence[RunSummary]) -> Figure:
             showlegend=False,
         )
     figure.update_xaxes(title="accuracy on the client's own held-out samples", tickformat=".0%")
-    figure.update_yaxes(autorange="reversed", showgrid=False)
+    _title_rows(figure, [safe(names[index]) for index, _ in measured])
     figure.update_layout(hovermode="closest")
     return figure
 
@@ -186,17 +186,17 @@ def label_heat_map(counts: Sequence[Sequence[int]], class_names: Sequence[str]) 
     figure.add_heatmap(
         z=[list(row) for row in counts],
         x=_distinct(class_names),
-        y=[f"client {client}" for client in range(clients)],
+        y=[str(client) for client in range(clients)],
         meta=SEQUENTIAL,
         xgap=2 if classes <= 60 else 0,
         ygap=2 if clients <= 60 else 0,
         texttemplate="%{z}" if clients * classes <= MAX_CELLS_WITH_NUMBERS else None,
-        hovertemplate="%{y}, %{x}: %{z} samples<extra></extra>",
+        hovertemplate="client %{y}, %{x}: %{z} samples<extra></extra>",
         colorbar={"thickness": 10, "outlinewidth": 0, "title": {"text": "samples", "side": "right"}},
         showscale=clients * classes > MAX_CELLS_WITH_NUMBERS,
     )
     figure.update_xaxes(showgrid=False, type="category", side="top")
-    figure.update_yaxes(showgrid=False, type="category", autorange="reversed")
+    figure.update_yaxes(showgrid=False, type="category", autorange="reversed", title="client")
     figure.update_layout(hovermode="closest")
     return figure
 
@@ -214,7 +214,7 @@ def label_bars(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> F
     stacked = classes <= len(PALETTE) * len(PATTERNS)
     height = 120 + min(900, max(160, clients * 24))
     figure = go.Figure(layout=_layout(classes if stacked else 1, height=height))
-    rows = [f"client {client}" for client in range(clients)]
+    rows = [str(client) for client in range(clients)]
     parts: list[tuple[str, list[int]]] = (
         [(name, [row[index] for row in counts]) for index, name in enumerate(_distinct(class_names))]
         if stacked
@@ -226,7 +226,7 @@ def label_bars(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> F
             y=rows,
             x=amounts,
             name=name,
-            hovertemplate="%{y}: %{x}",
+            hovertemplate="client %{y}: %{x}",
             marker={
                 "color": _colour(index),
                 "line": {"width": 0},
@@ -234,12 +234,12 @@ def label_bars(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> F
             },
         )
     figure.update_xaxes(title="samples")
-    figure.update_yaxes(showgrid=False, type="category", autorange="reversed")
+    figure.update_yaxes(showgrid=False, type="category", autorange="reversed", title="client")
     figure.update_layout(barmode="stack", bargap=0.25, hovermode="closest")
     return figure
 
 
-def _by_round(series: Sequence[Any], names: Sequence[str], title: str, *, percent: bool) -> Figure:
+def _by_round(series: Sequence[Any], names: Sequence[str], *, percent: bool) -> Figure:
     from plotly import graph_objects as go
 
     figure = go.Figure(layout=_layout(len(series)))
@@ -253,9 +253,25 @@ def _by_round(series: Sequence[Any], names: Sequence[str], title: str, *, percen
         )
     last = max((round for values in series for round in values), default=0)
     figure.update_xaxes(title="round", rangemode="tozero", tickformat="d", dtick=1 if last <= 10 else None)
-    figure.update_yaxes(title=title, tickformat=".0%" if percent else None)
+    figure.update_yaxes(tickformat=".0%" if percent else None)
     figure.update_layout(hovermode="x unified" if len(series) <= len(PALETTE) else "closest")
     return figure
+
+
+def _title_rows(figure: Figure, titles: Sequence[str]) -> None:
+    """Sets each row's title above it instead of beside it: on a phone there is no room beside."""
+    for row, title in enumerate(titles):
+        figure.add_annotation(
+            x=0,
+            xref="x domain",
+            y=row,
+            text=title,
+            showarrow=False,
+            xanchor="left",
+            yanchor="bottom",
+            yshift=12,
+        )
+    figure.update_yaxes(showgrid=False, showticklabels=False, range=[len(titles) - 0.5, -0.7])
 
 
 def _line(index: int, name: str, points: int) -> dict[str, Any]:
@@ -274,7 +290,14 @@ def _layout(entries: int, height: int = 400) -> dict[str, Any]:
         "template": "none",
         "height": height + (26 * (entries // 4) if entries > 1 else 0),
         "showlegend": entries > 1,
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "title": None},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "title": None,
+        },
         "margin": {"l": 8, "r": 8, "t": 24, "b": 8},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",

@@ -151,12 +151,14 @@ def summarise(path: Path) -> RunSummary:
     """
     path = Path(path)
     with RunStore.read(path) as store:
-        if store.last_round is None:
-            raise RunError(f"run {str(path)!r} has no committed round to report; start it again with `fedadapt run`")
-        rounds = sorted(store.rounds(), key=lambda summary: summary.round)
-        clients = sorted(store.clients(), key=lambda record: record.round)
-        totals = list(store.ledger_totals())
-        manifest, last = store.manifest, store.last_round
+        rounds = store.rounds()
+        if not rounds:
+            raise RunError(f"run {path} has no committed round to report; start it anew with `fedadapt run`")
+        # A writer may commit between two of these calls; the report is of the rounds seen first.
+        last = rounds[-1].round
+        clients = [record for record in store.clients() if record.round <= last]
+        totals = [total for total in store.ledger_totals() if total.round <= last]
+        manifest = store.manifest
     group_bytes: Counter[tuple[Direction, str]] = Counter()
     for _, direction, group, num_bytes in totals:
         group_bytes[Direction(direction), group] += num_bytes
@@ -199,7 +201,9 @@ def _measured(rounds: Sequence[Any], metric: str) -> dict[int, float]:
     return {round: value for round, value in values if value is not None and math.isfinite(value)}
 
 
-def _cumulative(totals: Sequence[tuple[int, str, str, int]], direction: Direction, last: int) -> dict[int, int]:
+def _cumulative(
+    totals: Sequence[tuple[int, str, str, int]], direction: Direction, last: int
+) -> dict[int, int]:
     moved: Counter[int] = Counter()
     for round, way, _, num_bytes in totals:
         if way == direction:

@@ -31,16 +31,21 @@
     await Plotly.relayout(plot, themeOf(plot.layout));
   };
 
+  const figureOf = (name) => JSON.parse(document.getElementById(`${name}-figure`).textContent);
+
   const draw = async (plot) => {
-    const figure = JSON.parse(document.getElementById(`${plot.id}-figure`).textContent);
-    await Plotly.newPlot(plot, figure.data, figure.layout, {
-      responsive: true,
-      displaylogo: false,
-      modeBarButtons: [["toImage"]],
-      toImageButtonOptions: { format: "svg", filename: plot.id },
-    });
+    const figure = figureOf(plot.id);
+    await Plotly.newPlot(plot, figure.data, figure.layout, { responsive: true, displayModeBar: false });
     await paint(plot);
   };
+
+  // What is saved goes on white paper, so it has the colours of no scheme.
+  const save = (button) => {
+    const { data, layout } = figureOf(button.dataset.figure);
+    const { width, height } = document.getElementById(button.dataset.figure).getBoundingClientRect();
+    Plotly.downloadImage({ data, layout }, { format: "svg", filename: button.dataset.figure, width, height });
+  };
+  for (const button of document.querySelectorAll(".save")) button.addEventListener("click", () => save(button));
 
   const plots = [...document.querySelectorAll(".plot")];
   const repaint = () => plots.forEach(paint);

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedadapt.errors import ConfigError
 from fedadapt.report import figures
-from fedadapt.report.document import Html, document, element, facts, figure, folded, section, table, write_atomically
+from fedadapt.report.document import (
+    Html,
+    document,
+    element,
+    facts,
+    figure,
+    folded,
+    section,
+    table,
+    write_atomically,
+)
 from fedadapt.report.gather import RunSummary, labels, summarise
 from fedadapt.report.partition import holdings
 from fedadapt.report.tables import (
@@ -62,22 +72,28 @@ def render(runs: Sequence[RunSummary], *, live_s: int | None = None) -> str:
 
 
 def _lead(runs: Sequence[RunSummary]) -> str:
-    """What was trained on what, as far as the runs have it in common."""
-    parts = [
-        sorted({run.adapter for run in runs}),
-        sorted({str(run.noted("backbone", "name", default=UNKNOWN)) for run in runs}),
-        sorted({str(run.noted("data", "name", default=UNKNOWN)) for run in runs}),
-        sorted({run.algorithm for run in runs}),
-    ]
-    adapters, backbones, data, algorithms = (" / ".join(part) for part in parts)
-    return f"{adapters} on {backbones}, data {data}, algorithm {algorithms}"
+    """What was trained on what; several runs name every value that occurs."""
+    parts = {
+        "backbone": [str(run.noted("backbone", "name", default=UNKNOWN)) for run in runs],
+        "adapter": [run.adapter for run in runs],
+        "algorithm": [run.algorithm for run in runs],
+        "data": [str(run.noted("data", "name", default=UNKNOWN)) for run in runs],
+    }
+    return " · ".join(f"{name} {', '.join(dict.fromkeys(values))}" for name, values in parts.items())
+
+
+def _measured_on(runs: Sequence[RunSummary]) -> str:
+    """Which split accuracy and loss are of."""
+    named = {"test": "global test set", "validation": "validation split"}
+    splits = dict.fromkeys(str(run.noted("data", "measured_on", default="test")) for run in runs)
+    return " or ".join(named.get(split, split) for split in splits)
 
 
 def _key_numbers(run: RunSummary) -> Html:
     of_planned = "" if run.finished else f" of {run.planned_rounds}"
     return facts(
         [
-            ("accuracy, global test set", format_accuracy(run.accuracy)),
+            (f"accuracy, {_measured_on([run])}", format_accuracy(run.accuracy)),
             ("bytes moved, both ways", format_bytes(run.total_bytes)),
             ("backbone, sent once", format_bytes(run.backbone_bytes)),
             ("rounds", f"{run.rounds}{of_planned}"),
@@ -93,16 +109,17 @@ def _summary(runs: Sequence[RunSummary]) -> Html:
     return section(
         "Summary",
         table(
-            compare_note(runs),
+            f"Accuracy on the {_measured_on(runs)}, bytes and time",
             [column.title for column in columns],
             zip(*(column.cells for column in columns), strict=True),
             numeric=[column.numeric for column in columns],
         ),
+        note=compare_note(runs),
     )
 
 
 def _accuracy(runs: Sequence[RunSummary]) -> Iterator[Html]:
-    names = labels(runs)
+    names, split = labels(runs), _measured_on(runs)
     if any(run.accuracy_by_round for run in runs):
         yield section(
             "Accuracy by round",
@@ -110,14 +127,13 @@ def _accuracy(runs: Sequence[RunSummary]) -> Iterator[Html]:
                 "accuracy-by-round",
                 figures.accuracy_by_round(runs),
                 f"Line chart of accuracy by round: {_ends(runs)}",
-                "",
                 table(
-                    "Accuracy on the global test set, by round",
+                    f"Accuracy on the {split}, by round",
                     ["round", *names],
                     _by_round([run.accuracy_by_round for run in runs], "{:.2%}"),
                 ),
             ),
-            note="On the global test set. Round 0 is the model before any training.",
+            note=f"On the {split}. Round 0 is the model before any training.",
         )
         yield _accuracy_by_bytes(runs)
     if any(run.loss_by_round for run in runs):
@@ -126,15 +142,14 @@ def _accuracy(runs: Sequence[RunSummary]) -> Iterator[Html]:
             figure(
                 "loss-by-round",
                 figures.loss_by_round(runs),
-                "Line chart of the loss on the global test set by round.",
-                "",
+                f"Line chart of the loss on the {split} by round.",
                 table(
-                    "Loss on the global test set, by round",
+                    f"Loss on the {split}, by round",
                     ["round", *names],
                     _by_round([run.loss_by_round for run in runs], "{:.4f}"),
                 ),
             ),
-            note="On the global test set.",
+            note=f"On the {split}.",
         )
 
 
@@ -153,8 +168,11 @@ def _accuracy_by_bytes(runs: Sequence[RunSummary]) -> Html:
             "accuracy-by-bytes",
             figures.accuracy_by_bytes(runs),
             f"Line chart of accuracy by bytes moved, on a logarithmic axis: {_ends(runs)}",
-            "",
-            table("Accuracy by bytes moved, both ways and all clients", ["run", "round", "moved", "accuracy"], points),
+            table(
+                "Accuracy by bytes moved, both ways and all clients",
+                ["run", "round", "moved", "accuracy"],
+                points,
+            ),
         ),
         note="What each point of accuracy cost: up and left is better. One step of the axis is ten times the bytes.",
     )
@@ -175,14 +193,15 @@ def _bytes(runs: Sequence[RunSummary]) -> Html:
     ]
     note = "Every byte on the wire by what it holds, over all clients and rounds. Framing is headers and checksums."
     if figures.bars_are_shares(runs):
-        note += " The bars differ too much to share an axis in bytes: each is drawn as shares of its own total."
+        note += (
+            " The bars differ too much to share an axis in bytes: each is drawn as shares of its own total."
+        )
     return section(
         title,
         figure(
             "bytes-by-group",
             figures.bytes_by_group(runs),
             "Stacked bars of the bytes that each run downloaded and uploaded, by group of tensors.",
-            "",
             table("Bytes by direction and group", ["run", *map(figures.group_title, groups), "total"], rows),
         ),
         note=note,
@@ -190,19 +209,18 @@ def _bytes(runs: Sequence[RunSummary]) -> Html:
 
 
 def _clients(runs: Sequence[RunSummary]) -> Iterator[Html]:
-    names = labels(runs)
-    maps = []
-    for counts, class_names, holders in _distinct_holdings(runs):
-        number = len(maps)
-        heading = element("h3", ", ".join(holders)) if len(holders) < len(runs) else Html("")
-        maps.append(heading)
+    maps: list[Html] = []
+    held = _shared(runs, lambda run: (run.label_counts, run.class_names) if run.label_counts else None)
+    for number, ((counts, class_names), holders) in enumerate(held):
+        if len(holders) < len(runs):
+            maps.append(element("h3", ", ".join(holders)))
         maps.append(holdings(f"holdings-{number}", counts, class_names))
     if maps:
         yield section("Who holds what", *maps, note="Training samples of each class on each client.")
     if any(run.client_accuracy for run in runs):
         rows = [
             (name, f"client {client}", f"{accuracy:.1%}")
-            for name, run in zip(names, runs, strict=True)
+            for name, run in zip(labels(runs), runs, strict=True)
             for client, accuracy in sorted(run.client_accuracy.items())
         ]
         yield section(
@@ -211,34 +229,19 @@ def _clients(runs: Sequence[RunSummary]) -> Iterator[Html]:
                 "accuracy-by-client",
                 figures.accuracy_by_client(runs),
                 f"Distribution of the clients' own accuracies. {_extremes(runs)}",
-                _extremes(runs),
                 table("Accuracy by client, as last measured", ["run", "client", "accuracy"], rows),
             ),
             note="The model each client would use, on its own held-out samples; one point a client.",
         )
 
 
-def _distinct_holdings(runs: Sequence[RunSummary]) -> list[tuple[list[list[int]], list[str], list[str]]]:
-    """Counts, class names and the runs that have them; runs on the same partition share one entry."""
-    found: list[tuple[list[list[int]], list[str], list[str]]] = []
-    for name, run in zip(labels(runs), runs, strict=True):
-        if not run.label_counts:
-            continue
-        same = next((entry for entry in found if entry[:2] == (run.label_counts, run.class_names)), None)
-        if same is not None:
-            same[2].append(name)
-        else:
-            found.append((run.label_counts, run.class_names, [name]))
-    return found
-
-
 def _plans(runs: Sequence[RunSummary]) -> Iterator[Html]:
-    plans = [(name, run.noted("plan")) for name, run in zip(labels(runs), runs, strict=True) if run.noted("plan")]
+    plans = _shared(runs, lambda run: run.noted("plan"))
     if not plans:
         return
     tables = [
         table(
-            f"Exchange plan of {name}",
+            f"Exchange plan of {', '.join(holders)}",
             ["group", "trained", "travels", "values", "bytes"],
             [
                 (
@@ -252,10 +255,29 @@ def _plans(runs: Sequence[RunSummary]) -> Iterator[Html]:
             ],
             numeric=[False, False, False, True, True],
         )
-        for name, plan in plans
+        for plan, holders in plans
     ]
-    note = "Agreed before the first round: which tensors are trained, and which travel. Bytes are of one message, uncoded."
-    yield section("Exchange plan", *tables, note=note)
+    yield section(
+        "Exchange plan",
+        *tables,
+        note="Which tensors are trained, and which travel, agreed before the first round. "
+        "Bytes are of one message before any codec.",
+    )
+
+
+def _shared(runs: Sequence[RunSummary], part: Callable[[RunSummary], Any]) -> list[tuple[Any, list[str]]]:
+    """The distinct values of a part of the runs, each with the names of the runs that have it."""
+    found: list[tuple[Any, list[str]]] = []
+    for name, run in zip(labels(runs), runs, strict=True):
+        value = part(run)
+        if value is None:
+            continue
+        holders = next((names for known, names in found if known == value), None)
+        if holders is None:
+            found.append((value, [name]))
+        else:
+            holders.append(name)
+    return found
 
 
 def _settings(runs: Sequence[RunSummary]) -> Html:
@@ -291,7 +313,8 @@ def _origin(run: RunSummary) -> dict[str, Any]:
         "rounds": f"{run.rounds} of {run.planned_rounds}",
         "wall time": format_seconds(run.wall_s),
         "processor time": format_seconds(run.cpu_s),
-        "answers of clients": ", ".join(f"{count} {outcome}" for outcome, count in run.outcomes.items()) or UNKNOWN,
+        "answers of clients": ", ".join(f"{count} {outcome}" for outcome, count in run.outcomes.items())
+        or UNKNOWN,
     }
 
 

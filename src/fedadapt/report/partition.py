@@ -75,7 +75,6 @@ def partition_page(
                 "samples-by-client",
                 figures.label_bars(label_counts, class_names),
                 f"Bars of the samples of {len(sizes)} clients, from {min(sizes)} to {max(sizes)} samples.",
-                "",
                 _client_table(label_counts, by_client),
             ),
             note="How much each client holds, and of which classes.",
@@ -99,7 +98,6 @@ def holdings(name: str, label_counts: Sequence[Sequence[int]], class_names: Sequ
         figures.label_heat_map(label_counts, names),
         f"Heat map of samples by client and class: {len(sizes)} clients with {min(sizes)} to {max(sizes)} samples, "
         f"{len(names)} classes.",
-        "",
         table(
             "Samples by client and class",
             ["client", *names, "all"],
@@ -126,7 +124,9 @@ def partition_table(
     measures = measures or {}
     _check(label_counts, class_names, measures)
     by_client = {name: value for name, value in measures.items() if not isinstance(value, int | float)}
-    single = ", ".join(f"{name} {value:.3g}" for name, value in measures.items() if isinstance(value, int | float))
+    single = ", ".join(
+        f"{name} {value:.3g}" for name, value in measures.items() if isinstance(value, int | float)
+    )
     listing = Table(box=None, pad_edge=False, header_style="bold", caption=escape(single) or None)
     listing.caption_justify = "left"
     with_bars = len(class_names) <= MAX_BAR
@@ -151,10 +151,14 @@ def _check(
         )
     for client, row in enumerate(label_counts):
         if len(row) != len(class_names):
-            raise ConfigError(f"client {client} has counts of {len(row)} classes, but {len(class_names)} are named")
+            raise ConfigError(
+                f"client {client} has counts of {len(row)} classes, but {len(class_names)} are named"
+            )
     for name, value in measures.items():
         if not isinstance(value, int | float) and len(value) != len(label_counts):
-            raise ConfigError(f"measure {name!r} has {len(value)} numbers for {len(label_counts)} clients; give one each")
+            raise ConfigError(
+                f"measure {name!r} has {len(value)} numbers for {len(label_counts)} clients; give one each"
+            )
 
 
 def _client_cells(client: int, row: Sequence[int]) -> tuple[str, str, str, str]:

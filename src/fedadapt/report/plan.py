@@ -16,7 +16,9 @@ def plan_table(told: Mapping[str, Any]) -> Iterator[Table | str]:
     Args:
         told: what `fedadapt.experiment.forecast.forecast` returns.
     """
-    table = Table(title=f"{told['run']}: adapter {told['adapter']!r} on {told['backbone']['name']}, {told['algorithm']}")
+    table = Table(
+        title=f"{told['run']}: adapter {told['adapter']!r} on {told['backbone']['name']}, {told['algorithm']}"
+    )
     for column in ("group", "trained", "travels", "tensors", "values", "bytes a message"):
         table.add_column(column, justify="left" if column in ("group", "trained", "travels") else "right")
     for group in told["groups"]:
@@ -40,4 +42,6 @@ def plan_table(told: Mapping[str, Any]) -> Iterator[Table | str]:
 
 
 def _size(num_bytes: int | None) -> str:
-    return "depends on the values" if num_bytes is None else f"{format_bytes(num_bytes)} ({num_bytes:,} bytes)"
+    return (
+        "depends on the values" if num_bytes is None else f"{format_bytes(num_bytes)} ({num_bytes:,} bytes)"
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.markup import escape
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from fedadapt.report.gather import RunSummary, labels
 
@@ -15,6 +16,17 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 UNKNOWN = "–"
 """Written where a run has no such number."""
+
+
+STACKS = (
+    ("run", "adapter", "algorithm"),
+    ("accuracy", "points"),
+    ("bytes up", "bytes down"),
+    ("bytes total", "share"),
+    ("backbone once",),
+    ("rounds", "time"),
+)
+"""What the terminal sets below each other, so that the comparison fits 80 columns."""
 
 
 @dataclass(frozen=True)
@@ -122,20 +134,28 @@ def compare_table(runs: Sequence[RunSummary]) -> Table:
     Args:
         runs: in the order of the rows; at least one.
     """
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=escape(compare_note(runs)))
-    table.caption_justify = "left"
-    columns = compare_columns(runs)
-    for column in columns:
+    columns = {column.title: column for column in compare_columns(runs)}
+    note = Text(compare_note(runs), style="dim", overflow="fold")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, leading=1, caption=note, caption_justify="left")
+    for titles in STACKS:
+        numeric = columns[titles[0]].numeric
         # Text folds before a number does: half a number says something else.
         table.add_column(
-            column.title,
-            justify="right" if column.numeric else "left",
-            no_wrap=column.numeric,
+            "\n".join(titles if len(titles) > 1 else titles[0].split()),
+            justify="right" if numeric else "left",
+            no_wrap=numeric,
             overflow="fold",
         )
-    for cells in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*(escape(cell) for cell in cells))
+    for index in range(len(runs)):
+        table.add_row(*(_stacked([columns[title].cells[index] for title in titles]) for titles in STACKS))
     return table
+
+
+def _stacked(cells: Sequence[str]) -> Text:
+    """Cells of one run, one above the other; the first counts, the others explain it."""
+    return Text("\n").join(
+        Text(cell, style="bold" if index == 0 and len(cells) > 2 else "") for index, cell in enumerate(cells)
+    )
 
 
 def _rounds(run: RunSummary) -> str:

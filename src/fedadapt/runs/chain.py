@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 
 SCHEMA = f"""
 BEGIN;
-CREATE TABLE manifest (document TEXT NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE manifest (document TEXT NOT NULL, digest BLOB NOT NULL, tip BLOB NOT NULL);
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, metrics TEXT NOT NULL, wall_s REAL NOT NULL, cpu_s REAL NOT NULL,
     state BLOB NOT NULL, memory BLOB NOT NULL, clients BLOB NOT NULL, ledger BLOB NOT NULL,
@@ -45,14 +45,20 @@ CREATE TABLE ledger (
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
-"""``clients.loss`` and ``clients.accuracy`` have no type so that they can hold the text ``nan``: SQLite would
-turn the float into NULL, which means not measured."""
+"""``manifest.tip`` is the digest of the last round, so that a missing end is seen. ``clients.loss`` and
+``clients.accuracy`` have no type so that they can hold the text ``nan``: SQLite would turn the float into
+NULL, which means not measured."""
 
 _QUERIES = {
-    "clients": "SELECT client, outcome, num_examples, num_steps, loss, accuracy, reason FROM clients "
+    "clients": "SELECT round, client, outcome, num_examples, num_steps, loss, accuracy, reason FROM clients "
     "WHERE round = ? ORDER BY client",
-    "ledger": "SELECT client, direction, grp, num_bytes FROM ledger WHERE round = ? ORDER BY position",
+    "ledger": "SELECT round, client, direction, grp, num_bytes FROM ledger WHERE round = ? ORDER BY position",
 }
+
+_LINKS = (
+    "SELECT round, metrics, wall_s, cpu_s, state, memory, clients, ledger, digest FROM rounds ORDER BY round"
+)
+"""The columns have their names here because damage to the schema may add one."""
 
 _STATE_PART = 2**28
 """Bytes of state in one row: SQLite refuses a value of more than 10**9."""
@@ -116,12 +122,14 @@ def links(connection: sqlite3.Connection) -> Iterator[Link]:
         ValueError: a round is missing or was altered.
     """
     _, previous = manifest(connection)
-    for expected, row in enumerate(connection.execute("SELECT * FROM rounds ORDER BY round")):
+    for expected, row in enumerate(connection.execute(_LINKS)):
         link = Link(*row)
         if link.round != expected or digest(previous, *link[:-1]) != link.digest:
             raise ValueError(f"round {expected} was altered")
         previous = link.digest
         yield link
+    if connection.execute("SELECT tip FROM manifest").fetchone() != (previous,):
+        raise ValueError("the last round is missing")
 
 
 def newest(connection: sqlite3.Connection) -> Link | None:
@@ -176,19 +184,16 @@ def memory(connection: sqlite3.Connection, client: int) -> bytes | None:
     return bytes(document)
 
 
-def memory_index(connection: sqlite3.Connection) -> bytes:
-    """The digest of which clients keep something, since which round, and what."""
-    return digest(connection.execute("SELECT client, round, digest FROM memory ORDER BY client").fetchall())
-
-
-def check_memory_index(connection: sqlite3.Connection, link: Link) -> None:
-    """Checks that no client's memory is missing, superfluous or of another round.
+def owners(connection: sqlite3.Connection) -> set[int]:
+    """The clients that keep something.
 
     Raises:
-        ValueError: the index is not that of the round of `link`.
+        ValueError: they, since when they keep it, or what, are not as after the last round.
     """
-    if memory_index(connection) != link.memory:
+    index, link = _memory_index(connection), newest(connection)
+    if link is not None and digest(index) != link.memory:
         raise ValueError(f"what clients keep after round {link.round} was altered")
+    return {client for client, _, _ in index}
 
 
 def check(connection: sqlite3.Connection) -> None:
@@ -206,8 +211,7 @@ def check(connection: sqlite3.Connection) -> None:
         rows(connection, "ledger", link)
     if link is not None:
         state(connection, link)
-        check_memory_index(connection, link)
-        for (client,) in connection.execute("SELECT client FROM memory"):
+        for client in owners(connection):
             memory(connection, client)
 
 
@@ -262,7 +266,7 @@ def append(
             for position, entry in enumerate(record.ledger)
         ),
     )
-    previous = connection.execute("SELECT digest FROM rounds WHERE round = ?", (number - 1,)).fetchone()
+    tip = connection.execute("SELECT tip FROM manifest").fetchone()
     connection.execute(
         "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, x'')",
         (
@@ -271,18 +275,23 @@ def append(
             record.wall_s,
             record.cpu_s,
             hashlib.sha256(state).digest(),
-            memory_index(connection),
+            digest(_memory_index(connection)),
             digest(_rows(connection, "clients", number)),
             digest(_rows(connection, "ledger", number)),
         ),
     )
-    row = connection.execute("SELECT * FROM rounds WHERE round = ?", (number,)).fetchone()
-    sealed = digest(previous[0] if previous else manifest(connection)[1], *row[:-1])
+    row = connection.execute(f"{_LINKS} DESC LIMIT 1").fetchone()
+    sealed = digest(*tip, *row[:-1])
     connection.execute("UPDATE rounds SET digest = ? WHERE round = ?", (sealed, number))
+    connection.execute("UPDATE manifest SET tip = ?", (sealed,))
 
 
 def _rows(connection: sqlite3.Connection, table: str, round: int) -> list[Row]:
     return connection.execute(_QUERIES[table], (round,)).fetchall()
+
+
+def _memory_index(connection: sqlite3.Connection) -> list[Row]:
+    return connection.execute("SELECT client, round, digest FROM memory ORDER BY client").fetchall()
 
 
 def _cell(number: float | None) -> float | str | None:

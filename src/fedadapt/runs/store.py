@@ -211,8 +211,7 @@ class RunStore:
     def last_round(self) -> int | None:
         """The newest round that is on disk; None before the first commit."""
         with self._reading() as connection:
-            newest = chain.newest(connection)
-            return None if newest is None else newest.round
+            return newest.round if (newest := chain.newest(connection)) else None
 
     def commit(self, record: RoundRecord) -> None:
         """Puts one round on disk, whole or not at all; it is safe once this returns.
@@ -269,9 +268,9 @@ class RunStore:
         """What a client kept when it last took part; None if it never kept anything."""
         with self._reading() as connection:
             document = chain.memory(connection, client)
-            # A writer checked the index when it opened, and asks for many clients in every round.
-            if document is None and self._lock is None and (newest := chain.newest(connection)):
-                chain.check_memory_index(connection, newest)
+            # A writer checked who keeps something when it opened, and asks for many clients in every round.
+            if document is None and self._lock is None and client in chain.owners(connection):
+                raise ValueError(f"the memory of client {client} cannot be found")
             return None if document is None else from_bytes(document)
 
     def rounds(self) -> list[RoundSummary]:
@@ -297,7 +296,7 @@ class RunStore:
                     reason,
                 )
                 for link in _chosen(connection, round)
-                for client, outcome, examples, steps, loss, accuracy, reason in chain.rows(
+                for _, client, outcome, examples, steps, loss, accuracy, reason in chain.rows(
                     connection, "clients", link
                 )
             ]
@@ -308,7 +307,7 @@ class RunStore:
             return [
                 LedgerEntry(link.round, client, Direction(direction), group, num_bytes)
                 for link in _chosen(connection, round)
-                for client, direction, group, num_bytes in chain.rows(connection, "ledger", link)
+                for _, client, direction, group, num_bytes in chain.rows(connection, "ledger", link)
             ]
 
     def ledger_totals(self) -> list[LedgerTotal]:
@@ -365,9 +364,10 @@ def _write_new(path: Path, document: str) -> None:
     """Writes the empty run under another name first, so that a run file is complete from when it is there."""
     connection = _connect(path / _NEW, "rwc")
     try:
+        root = chain.digest(document)
         connection.execute("PRAGMA journal_mode = MEMORY")
         connection.executescript(chain.SCHEMA)
-        connection.execute("INSERT INTO manifest VALUES (?, ?)", (document, chain.digest(document)))
+        connection.execute("INSERT INTO manifest VALUES (?, ?, ?)", (document, root, root))
     finally:
         connection.close()
     (path / _NEW).rename(path / FILE)

@@ -26,7 +26,9 @@ class TrainConfig(BaseModel):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd; starts at zero in every round")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adamw")
     weight_decay: float = Field(default=0.0, ge=0)
-    clip_norm: float | None = Field(default=None, gt=0, description="largest gradient norm of a client's step")
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="largest gradient norm of a client's step"
+    )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     epochs: int = Field(default=1, ge=1, description="passes over a client's samples in a round")
     batch_size: int = Field(default=32, ge=1)

@@ -33,7 +33,7 @@ def evaluate_clients(
     model: Model,
     stacked: Params,
     split: Split,
-    indices: Sequence[Int64[Tensor, " n"]],
+    indices: Sequence[Int64[Tensor, " _"]],
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> list[float | None]:
@@ -63,5 +63,7 @@ def _measure(
             logits = model(stacked, images, mask=None, training=False).cpu()
             labels = split.labels[flat]
             right += ((logits.argmax(1) == labels).view(mask.shape) & mask).sum(1)
-            losses += (functional.cross_entropy(logits, labels, reduction="none").view(mask.shape) * mask).sum(1)
+            losses += (
+                functional.cross_entropy(logits, labels, reduction="none").view(mask.shape) * mask
+            ).sum(1)
     return right, losses

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from fedadapt.data.batches import Batch
 from fedadapt.data.augment import normalise
+from fedadapt.data.batches import Batch
 from fedadapt.errors import ClientError
 from fedadapt.params import Params
 from fedadapt.training.config import TrainConfig
@@ -96,7 +96,7 @@ def train(
         gradients = dict(zip(trained, torch.autograd.grad(loss.sum(), list(trained.values())), strict=True))
         with torch.no_grad():
             for tensor in trained.values():
-                tensor.requires_grad_(requires_grad=False)
+                tensor.requires_grad_(False)
             if correct is not None:
                 gradients = correct(gradients, trained)
             if config.clip_norm is not None:
@@ -108,5 +108,7 @@ def train(
             samples += count
     mean_loss = losses / samples.clamp(min=1)
     if not bool(torch.isfinite(mean_loss).all()):
-        raise ClientError(f"training diverged: the loss is not finite at train.lr={lr:g}; lower it or set train.clip_norm")
+        raise ClientError(
+            f"training diverged: the loss is not finite at train.lr={lr:g}; lower it or set train.clip_norm"
+        )
     return Trained(params, num_steps, mean_loss)

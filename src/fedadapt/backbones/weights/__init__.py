@@ -54,7 +54,7 @@ def load_weights(module: nn.Module, path: Path, head: str) -> Moments | None:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dict
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     except (SafetensorError, OSError) as error:
         raise BackboneError(f"weight file {path} cannot be read ({error}); fetch it again") from error
     state = module.state_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
 
+@runtime_checkable
 class Partition(Protocol):
     """Deals the samples of a split out to clients."""
 
-    def __call__(self, split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " n"]]:
+    def __call__(self, split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
         """One ascending tensor of indices a client; together they hold every sample exactly once.
 
         Args:
@@ -52,7 +53,7 @@ def check_clients(split: Split, num_clients: int, min_size: int = 1) -> None:
 
 def drive(
     make: Callable[[], Partitioner], split: Split, num_clients: int, seeds: Seeds
-) -> list[Int64[Tensor, " n"]]:
+) -> list[Int64[Tensor, " _"]]:
     """The partition that a partitioner of flwr-datasets makes of a split.
 
     It is shown the samples in a random order: flwr-datasets deals them out in the order they come, so that a

@@ -38,7 +38,7 @@ def dirichlet(
         section 4, as ``DirichletPartitioner`` of flwr-datasets implements it.
     """
 
-    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " n"]]:
+    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
         def make() -> Partitioner:
             from flwr_datasets.partitioner import DirichletPartitioner
 

@@ -20,7 +20,7 @@ def domains() -> Partition:
     With E domains and K clients, K a multiple of E, the clients ``e K/E`` to ``(e + 1) K/E - 1`` hold domain e.
     """
 
-    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " n"]]:
+    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
         check_clients(split, num_clients)
         if split.domains is None:
             raise DataError(

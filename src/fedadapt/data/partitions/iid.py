@@ -25,7 +25,7 @@ def iid() -> Partition:
         shuffling it first.
     """
 
-    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " n"]]:
+    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
         def make() -> Partitioner:
             from flwr_datasets.partitioner import IidPartitioner
 

@@ -116,10 +116,8 @@ def _load(files: list[_File], class_names: tuple[str, ...], size: int) -> Split:
 def _picture(path: Path, size: int) -> UInt8[Tensor, "3 size size"]:
     try:
         with Image.open(path) as picture:
-            return from_picture(picture, size)
+            return from_picture(picture, size, str(path))
     except UNREADABLE as error:
         raise DataError(
             f"{path} cannot be read as an image ({reason(error)}); replace or remove it"
         ) from error
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error

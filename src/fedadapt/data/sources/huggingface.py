@@ -21,8 +21,6 @@ from fedadapt.seeds import Seeds
 if TYPE_CHECKING:
     import datasets
 
-_BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
-
 
 @register("source", "huggingface")
 def huggingface(
@@ -40,7 +38,7 @@ def huggingface(
     revision: str | None = None,
     cache_dir: Path | None = None,
 ) -> Dataset:
-    """A data set of the Hugging Face hub by name, or a local folder, Parquet or JSON file.
+    """A data set of the Hugging Face hub by name, or a local folder or Parquet file.
 
     No code that comes with a data set is ever run.
 
@@ -88,10 +86,10 @@ def _load(path: str, split: str, **options: Any) -> datasets.Dataset:
 
     local = Path(path).expanduser()
     if local.is_file():
-        if local.suffix not in _BUILDERS:
-            raise DataError(f"cannot read {path}; a local file must end in {', '.join(_BUILDERS)}")
+        if local.suffix != ".parquet":
+            raise DataError(f"cannot read {path}; a local file must be a .parquet file, or name its folder")
         # Always as "train": under the name of the split that is asked for, one file would be its own test set.
-        builder, files = _BUILDERS[local.suffix], {"train": str(local)}
+        builder, files = "parquet", {"train": str(local)}
     else:
         builder, files = str(local) if local.is_dir() else path, None
     try:
@@ -141,4 +139,4 @@ def _pictures(
             raise DataError(f"data set {path!r}: image {index} cannot be read ({reason(error)})") from error
         if picture is None:
             raise DataError(f"data set {path!r} has no image in row {index}; every row needs one")
-        yield from_picture(picture, size)
+        yield from_picture(picture, size, f"data set {path!r}")

@@ -92,6 +92,8 @@ def _split(dataset: Any, size: int | None, name: str) -> Split:
         for index in range(len(dataset)):
             try:
                 picture, label = dataset[index]
+                # Before the label is looked at: loading its pixels closes the picture's file.
+                pixels = from_picture(picture, size, name)
             except UNREADABLE as error:
                 raise DataError(
                     f"{name}: image {index} cannot be read ({reason(error)}); fetch the set again"
@@ -102,7 +104,7 @@ def _split(dataset: Any, size: int | None, name: str) -> Split:
                 raise DataError(
                     f"{name} has the label {label!r}; only sets with class numbers can be used"
                 ) from error
-            yield from_picture(picture, size)
+            yield pixels
 
     images = gather(pictures(), len(dataset), name)
     return Split(images, torch.tensor(labels))

@@ -1,0 +1,117 @@
+"""Adapter files come back bit for bit, and only onto what they were made for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from contracts.cases import jiggle, tiny_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from fedadapt.adapters import load_adapter, save_adapter
+from fedadapt.adapters.store import FORMAT, read_manifest
+from fedadapt.errors import AttachError
+
+
+@pytest.fixture
+def model():
+    """An adapted tiny network with moving norms."""
+    return tiny_model("parallel", "averaged")
+
+
+@pytest.fixture
+def file(model, tmp_path):
+    """An adapter file of `model`."""
+    path = tmp_path / "made" / "here.safetensors"
+    save_adapter(model, jiggle(model.start), path)
+    return path
+
+
+def rewrite(file, *, manifest=None, tensors=None):
+    """Writes `file` again with some of it changed."""
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    changed = json.loads(metadata["manifest"]) | (manifest or {})
+    save_file(load_file(file) | (tensors or {}), file, metadata={"manifest": json.dumps(changed)})
+
+
+def test_an_adapter_comes_back(model, file):
+    """Names, order and bits are those that were saved, and no half-written file stays."""
+    loaded, saved = load_adapter(model, file), jiggle(model.start)
+    assert list(loaded) == list(saved)
+    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_the_manifest_says_what_it_belongs_to(model, file):
+    """Backbone, adapter, norms, sites and every tensor's group and shape can be read without the tensors."""
+    manifest = read_manifest(file)
+    assert manifest["format"] == FORMAT
+    assert manifest["backbone_digest"] == model.backbone.digest
+    assert (manifest["adapter"], manifest["norms"]) == ("parallel", "averaged")
+    assert [site["name"] for site in manifest["sites"]] == [site.name for site in model.sites]
+    assert {n: tuple(t["shape"]) for n, t in manifest["tensors"].items()} == {
+        n: tuple(t.shape) for n, t in model.start.items()
+    }
+    assert manifest["tensors"]["fc.weight"]["group"] == "head"
+
+
+def test_another_backbone_is_refused(file):
+    """The same shapes on other weights are not enough."""
+    with pytest.raises(AttachError, match="was trained on backbone 'tiny'"):
+        load_adapter(tiny_model("parallel", "averaged", seed=1), file)
+
+
+def test_another_adapter_is_refused(file):
+    """A model that trains other tensors names the first that does not fit."""
+    with pytest.raises(AttachError, match="does not fit adapter 'norm_head' here: tensor"):
+        load_adapter(tiny_model("norm_head", "averaged"), file)
+
+
+@pytest.mark.parametrize("size", [0, 5, 60, -1])
+def test_a_truncated_file_is_refused(model, file, size):
+    """Wherever it was cut off."""
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(AttachError, match="not a readable adapter file"):
+        load_adapter(model, file)
+
+
+@pytest.mark.parametrize("write", [lambda p: p.mkdir(), lambda p: save_file({"a": torch.ones(1)}, p), lambda p: None])
+def test_what_is_no_adapter_file_is_refused(model, tmp_path, write):
+    """A folder, other safetensors and nothing at all."""
+    write(tmp_path / "x.safetensors")
+    with pytest.raises(AttachError, match="not a readable adapter file"):
+        load_adapter(model, tmp_path / "x.safetensors")
+
+
+def test_another_format_is_refused(model, file):
+    """The message names both formats."""
+    rewrite(file, manifest={"format": "fedadapt-adapter-9"})
+    with pytest.raises(AttachError, match="'fedadapt-adapter-9', this version reads 'fedadapt-adapter-1'"):
+        load_adapter(model, file)
+
+
+def test_an_altered_shape_is_refused(model, file):
+    """Whether the manifest or the tensor itself was altered."""
+    rewrite(file, tensors={"fc.bias": torch.zeros(9)})
+    with pytest.raises(AttachError, match="'fc.bias'"):
+        load_adapter(model, file)
+    save_adapter(model, model.start, file)
+    rewrite(file, manifest={"tensors": {"fc.bias": {"group": "head", "shape": [9]}}})
+    with pytest.raises(AttachError, match="does not fit"):
+        load_adapter(model, file)
+
+
+def test_a_missing_tensor_or_key_is_refused(model, file):
+    """A manifest that promises more than the file holds, or says too little, is damaged."""
+    tensors = load_file(file)
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    save_file({n: t for n, t in tensors.items() if n != "fc.bias"}, file, metadata=metadata)
+    with pytest.raises(AttachError, match="not a readable adapter file"):
+        load_adapter(model, file)
+    save_file(tensors, file, metadata={"manifest": json.dumps({"format": FORMAT})})
+    with pytest.raises(AttachError, match="not a readable adapter file"):
+        load_adapter(model, file)

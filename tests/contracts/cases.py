@@ -1,0 +1,110 @@
+"""The small world that laws are tested in: a tiny network, a few images, many ragged clients."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fedadapt.adapters import attach
+from fedadapt.backbones import ResNet
+from fedadapt.backbones.backbone import finish
+from fedadapt.backbones.resnet import initialise
+from fedadapt.data.augment import Augment
+from fedadapt.data.dataset import Split
+from fedadapt.federation.messages import Wire
+from fedadapt.federation.plan import make_plan
+from fedadapt.federation.serve import Party
+from fedadapt.registry import create
+from fedadapt.seeds import Seeds
+from fedadapt.training.config import TrainConfig
+
+CLASSES = 5
+SIDE = 12
+MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.3, 0.2)
+SIZES = (1, 3, 8, 5, 9, 2, 7, 11, 1, 4, 6, 10, 2, 5, 3, 1)
+"""How many samples each of 16 clients holds: ragged, and with batches of 4 from one step to three."""
+
+
+def draw_norms(module, seed=0):
+    """Gives every batch norm of `module` statistics and affine that change something."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for norm in module.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.running_mean.normal_(0, 0.3, generator=generator)
+                norm.running_var.uniform_(0.5, 2, generator=generator)
+                norm.weight.uniform_(0.5, 1.5, generator=generator)
+                norm.bias.normal_(0, 0.3, generator=generator)
+
+
+def tiny_backbone(seed=0, widths=(4, 4, 6, 8)):
+    """A residual net of seven convolutions with non-trivial norms."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        module = ResNet(
+            1, widths, (1, 2, 2), "subsample", stem_relu=True, end_norm=False, num_classes=CLASSES
+        )
+    initialise(module, generator)
+    draw_norms(module, seed)
+    return finish("tiny", module, "fc", CLASSES, generator, (MEAN, STD))
+
+
+def tiny_model(adapter="parallel", norms="frozen", *, seed=0, **options):
+    """`tiny_backbone` with an adapter and a norm policy by their names."""
+    generator = torch.Generator().manual_seed(seed)
+    return attach(
+        tiny_backbone(seed), create("adapter", adapter, options), create("norm policy", norms), generator
+    )
+
+
+def jiggle(params, seed=0, scale=0.1):
+    """`params` with noise on every value, and variances still positive."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: tensor + scale * torch.rand(tensor.shape, generator=generator) for name, tensor in params.items()
+    }
+
+
+def random_images(count, seed=0, side=SIDE):
+    """Normalised images."""
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def tiny_split(count=sum(SIZES), seed=0):
+    """Images of noise with random labels."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (count, 3, SIDE, SIDE), generator=generator).to(torch.uint8)
+    return Split(images, torch.randint(CLASSES, (count,), generator=generator))
+
+
+def client_indices(sizes=SIZES):
+    """Consecutive places in a split, so many for each client."""
+    return list(torch.arange(sum(sizes)).split(list(sizes)))
+
+
+def tiny_wire(model, codec="float32"):
+    """The wire of a model."""
+    return Wire(make_plan(model, model.policy.kept, {}), create("codec", codec), model.backbone.digest)
+
+
+def tiny_party(model, *, sizes=SIZES, memory=None, **train):
+    """A site that simulates the clients of `sizes`."""
+    return Party(
+        model=model,
+        wire=tiny_wire(model),
+        algorithm=create("algorithm", "fedavg"),
+        train=TrainConfig(**{"batch_size": 4, "lr": 0.05, "device": "cpu"} | train),
+        rounds=5,
+        split=tiny_split(max(1, sum(sizes))),
+        indices=client_indices(sizes),
+        augment=Augment(pad=1, flip=True),
+        mean=MEAN,
+        std=STD,
+        seeds=Seeds(3),
+        memory={} if memory is None else memory,
+    )
+
+
+def first_state(party):
+    """The server's state before the first round."""
+    return party.algorithm.init({name: party.model.start[name].clone() for name in party.wire.plan.layout()})

@@ -1,0 +1,87 @@
+"""Laws that every partition keeps, whatever its name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from fedadapt.data.dataset import Split
+from fedadapt.errors import DataError
+from fedadapt.registry import create, names
+from fedadapt.seeds import Seeds
+
+PARTITIONS = [
+    ("iid", {}),
+    ("dirichlet", {"alpha": 0.3}),
+    ("dirichlet", {"alpha": 0.3, "balanced": True}),
+    ("dirichlet", {"alpha": 100.0}),
+    ("domains", {}),
+]
+NUM_DOMAINS = 3
+
+
+def make_split(count: int, seed: int = 0) -> Split:
+    """Random labels of five classes, in three domains in turn."""
+    labels = torch.randint(5, (count,), generator=torch.Generator().manual_seed(seed))
+    return Split(torch.zeros(count, 1, 1, 1, dtype=torch.uint8), labels, torch.arange(count) % NUM_DOMAINS)
+
+
+def test_every_partition_is_here():
+    """A partition that is registered is put to these tests."""
+    assert {name for name, _ in PARTITIONS} == set(names("partition"))
+
+
+@pytest.mark.parametrize(("name", "options"), PARTITIONS)
+@settings(max_examples=30)
+@given(count=st.integers(3, 60), each=st.integers(1, 4), seed=st.integers(0, 2**63 - 1))
+def test_clients_share_all_samples_and_no_sample_is_shared(name, options, count, each, seed):
+    """Clients' indices ascend, and together are every sample once; nobody is left without."""
+    assume(count >= NUM_DOMAINS * each * 2)
+    try:
+        clients = create("partition", name, options)(make_split(count), NUM_DOMAINS * each, Seeds(seed))
+    except DataError:
+        # A draw may leave a client without samples eleven times in a row; only this one may.
+        assert name == "dirichlet"
+        assume(condition=False)
+    assert len(clients) == NUM_DOMAINS * each
+    assert sorted(torch.cat(clients).tolist()) == list(range(count))
+    for indices in clients:
+        assert len(indices) >= 1
+        assert indices.dtype == torch.int64
+        assert indices.tolist() == sorted(indices.tolist())
+
+
+@pytest.mark.parametrize(("name", "options"), PARTITIONS)
+def test_the_seed_decides(name, options):
+    """The same seed gives the same partition, another seed another one."""
+    partition, split = create("partition", name, options), make_split(200)
+    first, again, other = (partition(split, 6, Seeds(seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(("name", "options"), PARTITIONS)
+def test_global_random_states_are_left_alone(name, options):
+    """Neither numpy's nor torch's global generator is used or seeded."""
+
+    # Python's own cannot be looked at here: the checker of shapes draws from it.
+    def states() -> tuple[bytes, bytes]:
+        return np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()  # noqa: NPY002
+
+    before = states()
+    create("partition", name, options)(make_split(60), 3, Seeds(0))
+    assert states() == before
+
+
+@pytest.mark.parametrize(("name", "options"), PARTITIONS)
+@pytest.mark.parametrize("num_clients", [0, 6])
+def test_more_clients_than_samples_are_refused(name, options, num_clients):
+    """So are none; the message says how many are possible."""
+    with pytest.raises(
+        DataError,
+        match=f"^cannot deal 5 samples out to {num_clients} clients with at least 1 each; 1 to 5 clients are possible$",
+    ):
+        create("partition", name, options)(make_split(5), num_clients, Seeds(0))
