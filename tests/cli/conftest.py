@@ -34,6 +34,8 @@ def fedadapt(monkeypatch, capsys):
 
     def call(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["fedadapt", *map(str, arguments)])
+        # Or the program would be called after what runs the tests.
+        monkeypatch.setattr(sys.modules["__main__"], "__package__", "")
         capsys.readouterr()
         try:
             main()

@@ -14,7 +14,18 @@ from fedadapt.registry import ROOMS, names
 from fedadapt.runs.records import Direction
 from fedadapt.runs.store import RunStore
 
-COMMANDS = ("run", "resume", "plan", "partition", "report", "compare", "export", "inspect", "pretrain", "list")
+COMMANDS = (
+    "run",
+    "resume",
+    "plan",
+    "partition",
+    "report",
+    "compare",
+    "export",
+    "inspect",
+    "pretrain",
+    "list",
+)
 
 
 def test_run_tells_its_rounds(tmp_path, recipe, fedadapt):
@@ -82,12 +93,16 @@ def test_compare_as_json(finished, fedadapt):
     assert {"run", "rounds", "accuracy", "upload_bytes", "download_bytes", "backbone_bytes"} <= set(first)
     with RunStore.read(finished) as store:
         by_way = {
-            way: sum(entry.num_bytes for entry in store.ledger() if entry.direction is way) for way in Direction
+            way: sum(entry.num_bytes for entry in store.ledger() if entry.direction is way)
+            for way in Direction
         }
         assert first["accuracy"] == store.rounds()[-1].metrics["accuracy"]
         assert first["backbone_bytes"] == store.manifest["backbone"]["bytes"]
     assert (first["run"], first["rounds"]) == ("tiny", 1)
-    assert (first["upload_bytes"], first["download_bytes"]) == (by_way[Direction.UPLOAD], by_way[Direction.DOWNLOAD])
+    assert (first["upload_bytes"], first["download_bytes"]) == (
+        by_way[Direction.UPLOAD],
+        by_way[Direction.DOWNLOAD],
+    )
 
 
 def test_a_page_beside_json_leaves_the_json_alone(tmp_path, finished, fedadapt):
@@ -115,7 +130,11 @@ def test_an_adapter_is_exported_and_inspected(tmp_path, finished, fedadapt):
     ended = fedadapt("inspect", file, "--json")
     manifest = json.loads(ended.out)
     experiment = build(tiny())
-    assert (manifest["adapter"], manifest["norms"], manifest["backbone"]) == ("parallel", "frozen", "resnet20")
+    assert (manifest["adapter"], manifest["norms"], manifest["backbone"]) == (
+        "parallel",
+        "frozen",
+        "resnet20",
+    )
     assert manifest["backbone_digest"] == experiment.backbone.digest
     assert len(manifest["sites"]) == 19
     assert list(load_adapter(experiment.model, file)) == list(manifest["tensors"])
@@ -136,7 +155,9 @@ def test_list_as_json(fedadapt):
     """``list --json`` has every kind, every name, and each option with its default."""
     listed = json.loads(fedadapt("list", "--json").out)
     assert set(listed) == set(ROOMS)
-    assert {kind: sorted(entries) for kind, entries in listed.items()} == {kind: names(kind) for kind in ROOMS}
+    assert {kind: sorted(entries) for kind, entries in listed.items()} == {
+        kind: names(kind) for kind in ROOMS
+    }
     assert listed["adapter"]["parallel"]["options"]["init"] == "'zero'"
     assert listed["source"]["npz"]["options"]["path"] == "required"
     assert all(entry["summary"] for entries in listed.values() for entry in entries.values())

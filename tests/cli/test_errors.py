@@ -105,7 +105,7 @@ def test_a_set_without_train_images(tmp_path, refused):
     file = tmp_path / "set.npz"
     arrays = images(30)
     np.savez(file, x_test=arrays["x_test"], y_test=arrays["y_test"])
-    refused(3, [npz(file)], "train split", "'x_test'")
+    refused(3, [npz(file)], "train split", "x_train", "x_test")
 
 
 def test_more_clients_than_samples(refused):
@@ -115,7 +115,9 @@ def test_more_clients_than_samples(refused):
 
 def test_an_empty_client(refused):
     """A skew that leaves a client without samples ends with code 3."""
-    refused(3, ["data.limit=20", "data.num_clients=20", "data.partition={name = 'dirichlet', alpha = 0.01}"], "20")
+    refused(
+        3, ["data.limit=20", "data.num_clients=20", "data.partition={name = 'dirichlet', alpha = 0.01}"], "20"
+    )
 
 
 def test_a_backbone_without_sites(refused):
@@ -146,7 +148,9 @@ def test_an_adapter_file_that_is_none(tmp_path, fedadapt):
 def test_a_run_that_exists(finished, recipe, fedadapt):
     """Starting a run of the same name ends with code 8 and says what to do; the old one stays."""
     before = (finished / FILE).read_bytes()
-    one_line(fedadapt("run", recipe, "--runs", finished.parent), 8, "already holds a run", "--overwrite", "resume")
+    one_line(
+        fedadapt("run", recipe, "--runs", finished.parent), 8, "already holds a run", "--overwrite", "resume"
+    )
     assert (finished / FILE).read_bytes() == before
 
 
@@ -161,7 +165,13 @@ def test_a_run_in_use(finished, recipe, fedadapt):
 def test_a_run_that_is_not_there(tmp_path, fedadapt):
     """Every command that takes a run ends with code 8 if there is none, and makes nothing."""
     run, out = tmp_path / "none", tmp_path / "out"
-    for command in (["resume", run], ["report", run], ["compare", run], ["export", run, out], ["compare", run, "--json"]):
+    for command in (
+        ["resume", run],
+        ["report", run],
+        ["compare", run],
+        ["export", run, out],
+        ["compare", run, "--json"],
+    ):
         one_line(fedadapt(*command), 8, "there is no run")
     assert not list(tmp_path.iterdir())
 

@@ -43,7 +43,12 @@ def test_a_full_disk_keeps_committed_rounds(tmp_path, recipe):
 
     settings = (*EVERYTHING, "rounds=6")
     process = start(
-        "run", recipe, "--runs", tmp_path / "runs", *(f"--set={setting}" for setting in settings), preexec_fn=little_room
+        "run",
+        recipe,
+        "--runs",
+        tmp_path / "runs",
+        *(f"--set={setting}" for setting in settings),
+        preexec_fn=little_room,
     )
     _, errors = process.communicate()
     path = tmp_path / "runs" / "tiny"

@@ -117,7 +117,13 @@ def test_settings_reach_into_options_and_choose_by_name(recipe):
     """Options nest with dots; naming another choice drops the options of the old one."""
     config = load_config(
         recipe,
-        ["data.augment.flip=true", "data.source.size=10", "norms=local", "backbone=resnet32", "backbone.width=2"],
+        [
+            "data.augment.flip=true",
+            "data.source.size=10",
+            "norms=local",
+            "backbone=resnet32",
+            "backbone.width=2",
+        ],
     )
     assert config.data.augment.flip
     assert config.data.source.model_dump() == {"name": "digits", "size": 10}
@@ -235,7 +241,10 @@ def test_a_refused_setting_leaves_values_alone():
 def test_the_manifest_holds_the_whole_configuration(tmp_path):
     """A configuration comes back equal from the manifest of its run, through JSON."""
     config = tiny(
-        "rounds=1", "adapter={name = 'parallel', init = 'rebuffi'}", "data.partition=dirichlet", "train.betas=[0.5, 0.6]"
+        "rounds=1",
+        "adapter={name = 'parallel', init = 'rebuffi'}",
+        "data.partition=dirichlet",
+        "train.betas=[0.5, 0.6]",
     )
     with RunStore.read(run(config, tmp_path)) as store:
         again = make_config(json.loads(json.dumps(store.manifest["config"])))

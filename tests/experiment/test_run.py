@@ -10,12 +10,11 @@ from tiny import EVERYTHING, StopAfter, Stopped, outcome, tiny
 
 from fedadapt.backbones.weights import save_weights
 from fedadapt.engines import LocalEngine
-from fedadapt.errors import DataError, RunError
+from fedadapt.errors import DataError, Interrupted, RunError
 from fedadapt.experiment import resume, run
 from fedadapt.experiment.build import build, build_data
 from fedadapt.experiment.export import export_merged
 from fedadapt.experiment.forecast import forecast
-from fedadapt.errors import Interrupted
 from fedadapt.experiment.run import Watcher
 from fedadapt.registry import names
 from fedadapt.runs.records import Direction, Outcome
@@ -44,7 +43,9 @@ def test_another_seed_another_run(tmp_path):
     assert first["ledger"] == second["ledger"]
 
 
-@pytest.mark.parametrize("settings", [(), ("norms=local", "data.partition=dirichlet")], ids=["frozen", "local"])
+@pytest.mark.parametrize(
+    "settings", [(), ("norms=local", "data.partition=dirichlet")], ids=["frozen", "local"]
+)
 def test_the_chunk_size_changes_no_result(tmp_path, settings):
     """Clients trained one by one, in pairs or all together come to the same, but for rounding."""
     states, ledgers = [], []
@@ -80,14 +81,19 @@ def test_the_ledger_is_the_frames_and_the_forecast(tmp_path, monkeypatch, adapte
     assert sum(total[3] for total in totals) == sum(moved.values())
     told = forecast(build(config))
     assert told["run_bytes"] == sum(moved.values())
-    assert {way.value: 2 * told["round_bytes"][way.value] for way in moved} == {w.value: n for w, n in moved.items()}
+    assert {way.value: 2 * told["round_bytes"][way.value] for way in moved} == {
+        w.value: n for w, n in moved.items()
+    }
 
 
 def test_adapters_are_compared_under_one_protocol(tmp_path):
     """All adapters start from the same accuracy, see the same cohorts, and differ in what they send."""
     outcomes = {a: outcome(run(tiny(f"adapter={a}", "cohort=3", "rounds=2"), tmp_path / a)) for a in ADAPTERS}
     assert len({o["rounds"][0][1]["accuracy"] for o in outcomes.values()}) == 1
-    cohorts = {a: [(c.round, c.client, c.num_examples, c.num_steps) for c in o["clients"]] for a, o in outcomes.items()}
+    cohorts = {
+        a: [(c.round, c.client, c.num_examples, c.num_steps) for c in o["clients"]]
+        for a, o in outcomes.items()
+    }
     assert all(cohort == cohorts["full"] for cohort in cohorts.values())
     assert all(c.outcome is Outcome.ACCEPTED for o in outcomes.values() for c in o["clients"])
     sent = [sum(entry.num_bytes for entry in outcomes[a]["ledger"]) for a in ADAPTERS]
@@ -141,7 +147,9 @@ def test_a_run_asked_to_stop_ends_after_its_round(tmp_path):
             if round == 2:
                 signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(Interrupted, match="stopped after round 2 of 3; go on with: fedadapt resume") as caught:
+    with pytest.raises(
+        Interrupted, match="stopped after round 2 of 3; go on with: fedadapt resume"
+    ) as caught:
         run(config, tmp_path, watcher=Press())
     assert caught.value.exit_code == 130
     assert signal.getsignal(signal.SIGINT) is before

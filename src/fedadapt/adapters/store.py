@@ -63,18 +63,26 @@ def load_adapter(model: AdaptedModel, path: Path) -> Params:
         AttachError: the file is damaged, or was made for another backbone, adapter or shape.
     """
     manifest = read_manifest(path)
-    if manifest["backbone_digest"] != model.backbone.digest:
+    try:
+        name, digest = manifest["backbone"], manifest["backbone_digest"]
+        stored = {tensor: entry["shape"] for tensor, entry in manifest["tensors"].items()}
+        with safe_open(path, "pt") as file:
+            tensors = {tensor: file.get_tensor(tensor) for tensor in stored}
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
         raise AttachError(
-            f"{path} was trained on backbone {manifest['backbone']!r} ({manifest['backbone_digest'][:12]}), "
+            f"{path} is not a readable adapter file ({type(error).__name__}: {error})"
+        ) from error
+    if digest != model.backbone.digest:
+        raise AttachError(
+            f"{path} was trained on backbone {name!r} ({digest[:12]}), "
             f"not on {model.backbone.name!r} ({model.backbone.digest[:12]}); load that backbone first"
         )
-    shapes = {name: list(tensor.shape) for name, tensor in model.start.items()}
-    stored = {name: entry["shape"] for name, entry in manifest["tensors"].items()}
-    if shapes != stored:
-        odd = min(n for n in {*shapes, *stored} if shapes.get(n) != stored.get(n))
-        raise AttachError(
-            f"{path} does not fit adapter {model.adapter.name!r} here: tensor {odd!r} is {stored.get(odd)} in the file "
-            f"and {shapes.get(odd)} in the model"
-        )
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in shapes}
+    shapes = {tensor: list(value.shape) for tensor, value in model.start.items()}
+    for found in (stored, {tensor: list(value.shape) for tensor, value in tensors.items()}):
+        if shapes != found:
+            odd = min(n for n in {*shapes, *found} if shapes.get(n) != found.get(n))
+            raise AttachError(
+                f"{path} does not fit adapter {model.adapter.name!r} here: tensor {odd!r} is {found.get(odd)} in the file "
+                f"and {shapes.get(odd)} in the model"
+            )
+    return {tensor: tensors[tensor] for tensor in shapes}

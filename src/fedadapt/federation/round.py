@@ -83,7 +83,8 @@ def _accept(
     try:
         message = wire.read(reply.frame, Kind.UPLOAD, round, client, algorithm.uploads, len(UPLOAD_SCALARS))
         num_examples, num_steps, loss = message.scalars
-        if not (all(map(math.isfinite, message.scalars)) and num_examples >= 1 and num_steps >= 0):
+        counts = all(count.is_integer() and 0 <= count < 2**53 for count in (num_examples, num_steps))
+        if not (counts and num_examples >= 1 and math.isfinite(loss)):
             raise FrameError(f"scalars {message.scalars} of client {client} are not counts and a finite loss")
     except FrameError as error:
         refused = ClientRecord(round, client, Outcome.REFUSED, reason=str(error))

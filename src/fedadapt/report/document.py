@@ -78,7 +78,7 @@ def table(
         "div",
         element(
             "table",
-            element("caption", caption),
+            element("caption", element("span", caption)),
             element("thead", element("tr", *head)) if head else Html(""),
             element("tbody", *body),
             class_=kind,

@@ -6,7 +6,8 @@ Only this room knows plotly, and only inside its functions: importing the room s
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedadapt.params import Group
@@ -32,6 +33,9 @@ SEQUENTIAL = "sequential"
 """The mark, in a trace's ``meta``, that its colour scale is the theme's."""
 
 MEBIBYTE = 1024**2
+
+MAX_DECADES_WITH_STEPS = 2
+"""Log axes over more decades have ticks at the powers of ten alone, or labels meet on a phone."""
 
 DENSE_ROUNDS = 40
 """Curves with more points than this are drawn without markers."""
@@ -68,14 +72,39 @@ def accuracy_by_bytes(runs: Sequence[RunSummary]) -> Figure:
         points = moved_points(run)
         figure.add_scatter(
             x=[num_bytes / MEBIBYTE for _, num_bytes, _ in points],
-            y=[accuracy for _, _, accuracy in points],
+            y=[100 * accuracy for _, _, accuracy in points],
             customdata=[[round, format_bytes(num_bytes)] for round, num_bytes, _ in points],
-            hovertemplate="%{customdata[1]} after round %{customdata[0]}: %{y:.1%}",
+            hovertemplate="%{customdata[1]} after round %{customdata[0]}: %{y:.1f} %",
             **_line(index, name, len(points)),
         )
-    figure.update_xaxes(type="log", title="MiB moved, both ways, all clients", tickformat=",~r")
-    figure.update_yaxes(tickformat=".0%")
+    moved = [num_bytes / MEBIBYTE for run in runs for _, num_bytes, _ in moved_points(run)]
+    ticks = log_ticks(min(moved), max(moved)) if moved else []
+    figure.update_xaxes(
+        type="log",
+        title="MiB moved, both ways, all clients",
+        tickvals=ticks,
+        ticktext=[f"{tick:,g}" for tick in ticks],
+    )
+    figure.update_yaxes(ticksuffix=" %", range=_percent_range([run.accuracy_by_round for run in runs]))
     return figure
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Ticks of a log axis that show `low` to `high`: powers of ten, and 2 and 5 of each while few are needed.
+
+    Example:
+        >>> log_ticks(3, 40)
+        [2.0, 5.0, 10.0, 20.0, 50.0]
+        >>> log_ticks(0.5, 2000)
+        [0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0]
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    if last - first > MAX_DECADES_WITH_STEPS:
+        return [float(f"1e{power}") for power in range(first, last + 1)]
+    ticks = [float(f"{step}e{power}") for power in range(first - 1, last + 1) for step in (1, 2, 5)]
+    below = max(tick for tick in ticks if tick <= low)
+    above = min(tick for tick in ticks if tick >= high)
+    return [tick for tick in ticks if below <= tick <= above]
 
 
 def moved_points(run: RunSummary) -> list[tuple[int, int, float]]:
@@ -91,7 +120,8 @@ def bytes_by_group(runs: Sequence[RunSummary]) -> Figure:
     """What the bytes of each run were, by direction and group of tensors, as stacked bars."""
     from plotly import graph_objects as go
 
-    bars = [(run, name, way) for run, name in zip(runs, labels(runs), strict=True) for way in Direction]
+    moved = [(run, name) for run, name in zip(runs, labels(runs), strict=True) if run.total_bytes]
+    bars = [(run, name, way) for run, name in moved for way in Direction]
     totals = [sum(_group_bytes(run, way, group) for group in groups_seen(runs)) for run, _, way in bars]
     shares = bars_are_shares(runs)
     figure = go.Figure(layout=_layout(len(groups_seen(runs)), height=100 + 52 * len(bars)))
@@ -101,7 +131,7 @@ def bytes_by_group(runs: Sequence[RunSummary]) -> Figure:
             orientation="h",
             y=list(range(len(bars))),
             x=[
-                amount / (total or 1) if shares else amount / MEBIBYTE
+                100 * amount / (total or 1) if shares else amount / MEBIBYTE
                 for amount, total in zip(amounts, totals, strict=True)
             ],
             name=group_title(group),
@@ -116,9 +146,10 @@ def bytes_by_group(runs: Sequence[RunSummary]) -> Figure:
     _title_rows(figure, titles)
     figure.update_xaxes(
         title="share of the bar" if shares else "MiB",
-        range=[0, 1] if shares else None,
+        range=[0, 100] if shares else None,
         rangemode="tozero",
-        tickformat=".0%" if shares else None,
+        ticksuffix=" %" if shares else None,
+        nticks=6,
         tickangle=0,
     )
     figure.update_layout(barmode="stack", bargap=0.6, hovermode="closest", legend_traceorder="normal")
@@ -151,22 +182,23 @@ def accuracy_by_client(runs: Sequence[RunSummary]) -> Figure:
     for row, (index, run) in enumerate(measured):
         clients = sorted(run.client_accuracy)
         figure.add_box(
-            x=[run.client_accuracy[client] for client in clients],
+            x=[100 * run.client_accuracy[client] for client in clients],
             y0=row,
             name=safe(names[index]),
             text=[f"client {client}" for client in clients],
-            hovertemplate="%{text}: %{x:.1%}",
+            hovertemplate="%{text}: %{x:.1f} %",
             hoveron="points",
             boxpoints="all",
             pointpos=0,
-            jitter=0.5,
+            jitter=0.6,
+            width=0.36,
             line={"color": _colour(index), "width": 1.5},
             fillcolor="rgba(0,0,0,0)",
             marker={"color": _colour(index), "size": 6, "opacity": 0.7},
             orientation="h",
             showlegend=False,
         )
-    figure.update_xaxes(title="accuracy on the client's own held-out samples", tickformat=".0%")
+    figure.update_xaxes(title="accuracy on the client's own held-out samples", ticksuffix=" %")
     _title_rows(figure, [safe(names[index]) for index, _ in measured])
     figure.update_layout(hovermode="closest")
     return figure
@@ -235,11 +267,11 @@ def label_bars(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> F
         )
     figure.update_xaxes(title="samples")
     figure.update_yaxes(showgrid=False, type="category", autorange="reversed", title="client")
-    figure.update_layout(barmode="stack", bargap=0.25, hovermode="closest")
+    figure.update_layout(barmode="stack", bargap=0.25, hovermode="closest", legend_traceorder="normal")
     return figure
 
 
-def _by_round(series: Sequence[Any], names: Sequence[str], *, percent: bool) -> Figure:
+def _by_round(series: Sequence[Mapping[int, float]], names: Sequence[str], *, percent: bool) -> Figure:
     from plotly import graph_objects as go
 
     figure = go.Figure(layout=_layout(len(series)))
@@ -247,15 +279,24 @@ def _by_round(series: Sequence[Any], names: Sequence[str], *, percent: bool) -> 
         rounds = sorted(values)
         figure.add_scatter(
             x=rounds,
-            y=[values[round] for round in rounds],
-            hovertemplate="%{y:.1%}" if percent else "%{y:.4f}",
+            y=[100 * values[round] if percent else values[round] for round in rounds],
+            hovertemplate="%{y:.1f} %" if percent else "%{y:.4f}",
             **_line(index, name, len(rounds)),
         )
     last = max((round for values in series for round in values), default=0)
     figure.update_xaxes(title="round", rangemode="tozero", tickformat="d", dtick=1 if last <= 10 else None)
-    figure.update_yaxes(tickformat=".0%" if percent else None)
+    if percent:
+        figure.update_yaxes(ticksuffix=" %", range=_percent_range(series))
     figure.update_layout(hovermode="x unified" if len(series) <= len(PALETTE) else "closest")
     return figure
+
+
+def _percent_range(series: Sequence[Mapping[int, float]]) -> list[float]:
+    """Room around all accuracies, also around a single one, but none below 0 or above 100 %."""
+    values = [100 * value for accuracies in series for value in accuracies.values()]
+    low, high = min(values), max(values)
+    room = max(0.06 * (high - low), 1.5)
+    return [max(low - room, -1.5), min(high + room, 101.5)]
 
 
 def _title_rows(figure: Figure, titles: Sequence[str]) -> None:
@@ -269,7 +310,7 @@ def _title_rows(figure: Figure, titles: Sequence[str]) -> None:
             showarrow=False,
             xanchor="left",
             yanchor="bottom",
-            yshift=12,
+            yshift=14,
         )
     figure.update_yaxes(showgrid=False, showticklabels=False, range=[len(titles) - 0.5, -0.7])
 
@@ -278,6 +319,7 @@ def _line(index: int, name: str, points: int) -> dict[str, Any]:
     """Colour, dash and symbol of one run: colour alone does not reach every reader."""
     return {
         "name": safe(name),
+        "cliponaxis": False,
         "mode": "lines" if points > DENSE_ROUNDS else "lines+markers",
         "line": {"color": _colour(index), "width": 2.25, "dash": DASHES[index // len(PALETTE) % len(DASHES)]},
         "marker": {"size": 7, "symbol": SYMBOLS[index % len(SYMBOLS)]},
@@ -298,7 +340,7 @@ def _layout(entries: int, height: int = 400) -> dict[str, Any]:
             "yanchor": "bottom",
             "title": None,
         },
-        "margin": {"l": 8, "r": 8, "t": 24, "b": 8},
+        "margin": {"l": 8, "r": 24, "t": 24, "b": 8},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "xaxis": {"automargin": True, "zeroline": False, "title": {"standoff": 12}},

@@ -6,10 +6,11 @@
 
   // Every colour that depends on the reader's scheme, as plotly's flat updates.
   const themeOf = (layout) => {
+    const size = narrow.matches ? 12 : 14;
     const update = {
       "font.color": colour("--text"),
       "font.family": getComputedStyle(document.body).fontFamily,
-      "font.size": narrow.matches ? 12 : 14,
+      "font.size": size,
       "hoverlabel.bgcolor": colour("--raised"),
       "hoverlabel.bordercolor": colour("--rule"),
       "hoverlabel.font.color": colour("--text"),
@@ -20,6 +21,7 @@
       update[`${axis}.tickcolor`] = colour("--rule");
       update[`${axis}.tickfont.color`] = colour("--muted");
       update[`${axis}.title.font.color`] = colour("--muted");
+      update[`${axis}.title.font.size`] = size;
     }
     return update;
   };

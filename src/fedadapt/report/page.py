@@ -15,6 +15,7 @@ from fedadapt.report.document import (
     facts,
     figure,
     folded,
+    markup,
     section,
     table,
     write_atomically,
@@ -103,16 +104,20 @@ def _key_numbers(run: RunSummary) -> Html:
 
 
 def _summary(runs: Sequence[RunSummary]) -> Html:
-    columns = compare_columns(runs)
+    run, adapter, algorithm, *columns = compare_columns(runs)
     if len(runs) == 1:
-        columns = tuple(column for column in columns if column.title not in ("points", "share"))
+        columns = [column for column in columns if column.title not in ("points", "share")]
+    names = [
+        markup(name, element("small", f"{adapter}, {algorithm}"))
+        for name, adapter, algorithm in zip(run.cells, adapter.cells, algorithm.cells, strict=True)
+    ]
     return section(
         "Summary",
         table(
             f"Accuracy on the {_measured_on(runs)}, bytes and time",
-            [column.title for column in columns],
-            zip(*(column.cells for column in columns), strict=True),
-            numeric=[column.numeric for column in columns],
+            [run.title, *(column.title for column in columns)],
+            zip(names, *(column.cells for column in columns), strict=True),
+            numeric=[False, *(column.numeric for column in columns)],
         ),
         note=compare_note(runs),
     )
@@ -130,7 +135,7 @@ def _accuracy(runs: Sequence[RunSummary]) -> Iterator[Html]:
                 table(
                     f"Accuracy on the {split}, by round",
                     ["round", *names],
-                    _by_round([run.accuracy_by_round for run in runs], "{:.2%}"),
+                    _by_round([run.accuracy_by_round for run in runs], _percent),
                 ),
             ),
             note=f"On the {split}. Round 0 is the model before any training.",
@@ -146,7 +151,7 @@ def _accuracy(runs: Sequence[RunSummary]) -> Iterator[Html]:
                 table(
                     f"Loss on the {split}, by round",
                     ["round", *names],
-                    _by_round([run.loss_by_round for run in runs], "{:.4f}"),
+                    _by_round([run.loss_by_round for run in runs], "{:.4f}".format),
                 ),
             ),
             note=f"On the {split}.",
@@ -156,7 +161,7 @@ def _accuracy(runs: Sequence[RunSummary]) -> Iterator[Html]:
 def _accuracy_by_bytes(runs: Sequence[RunSummary]) -> Html:
     title = "Accuracy by bytes moved"
     points = [
-        (name, round, format_bytes(moved), f"{accuracy:.2%}")
+        (name, round, format_bytes(moved), _percent(accuracy))
         for name, run in zip(labels(runs), runs, strict=True)
         for round, moved, accuracy in figures.moved_points(run)
     ]
@@ -174,7 +179,7 @@ def _accuracy_by_bytes(runs: Sequence[RunSummary]) -> Html:
                 points,
             ),
         ),
-        note="What each point of accuracy cost: up and left is better. One step of the axis is ten times the bytes.",
+        note="What each point of accuracy cost: up and left is better. The axis of bytes is logarithmic.",
     )
 
 
@@ -219,7 +224,7 @@ def _clients(runs: Sequence[RunSummary]) -> Iterator[Html]:
         yield section("Who holds what", *maps, note="Training samples of each class on each client.")
     if any(run.client_accuracy for run in runs):
         rows = [
-            (name, f"client {client}", f"{accuracy:.1%}")
+            (name, f"client {client}", format_accuracy(accuracy))
             for name, run in zip(labels(runs), runs, strict=True)
             for client, accuracy in sorted(run.client_accuracy.items())
         ]
@@ -335,9 +340,15 @@ def _word(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _by_round(series: Sequence[Mapping[int, float]], pattern: str) -> Iterator[tuple[object, ...]]:
+def _percent(accuracy: float) -> str:
+    return f"{100 * accuracy:.2f} %"
+
+
+def _by_round(
+    series: Sequence[Mapping[int, float]], write: Callable[[float], str]
+) -> Iterator[tuple[object, ...]]:
     for round in sorted({round for values in series for round in values}):
-        yield round, *(pattern.format(values[round]) if round in values else UNKNOWN for values in series)
+        yield round, *(write(values[round]) if round in values else UNKNOWN for values in series)
 
 
 def _ends(runs: Sequence[RunSummary]) -> str:

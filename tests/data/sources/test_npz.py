@@ -164,6 +164,11 @@ def _without(key: str) -> dict[str, np.ndarray]:
             {},
             "is not an image set with a train split: it has no 'x_train'; it has y_train, x_test, y_test, class_names",
         ),
+        (
+            {f"w{n}": np.zeros(1) for n in range(12)},
+            {},
+            "it has w0, w1, w2, w3, w4, w5, w6, w7, w8, w9 and 2 more$",
+        ),
         ({}, {}, "is not an image set with a train split: it has no 'x_train'; it has no arrays"),
         (_without("y_train"), {}, "it has no 'y_train'; it has x_train, x_test, y_test, class_names"),
         (_arrays(), {"labels": "coarse"}, "it has no 'y_train_coarse'; it has x_train, y_train, "),

@@ -125,7 +125,7 @@ def _read(path: Path, wanted: list[str], required: list[str], max_bytes: int) ->
                 if key not in there:
                     raise DataError(
                         f"{path} is not an image set with a train split: it has no {key!r}; "
-                        f"it has {', '.join(there) or 'no arrays'}"
+                        f"it has {_listed(there)}"
                     )
             keys = [key for key in wanted if key in there]
             declared = sum(_declared_bytes(archive, key) for key in keys)
@@ -194,3 +194,8 @@ def _text(array: _Array, path: Path) -> tuple[str, ...]:
 
 def _resized(split: Split, size: int) -> Split:
     return Split(fit(split.images, size), split.labels, split.domains)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:10]) or "no arrays"
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"

@@ -1,0 +1,88 @@
+"""The local loop: what it counts, what algorithms may change, and what it refuses to return."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from contracts.cases import MEAN, SIZES, STD, client_indices, tiny_model, tiny_split
+
+from fedadapt.data.augment import Augment
+from fedadapt.data.batches import cohort_batches
+from fedadapt.errors import ClientError, ConfigError
+from fedadapt.params import expand, scale
+from fedadapt.seeds import Seeds
+from fedadapt.training.config import TrainConfig
+from fedadapt.training.evaluate import evaluate
+from fedadapt.training.local import train
+
+CLIENTS = [2, 0, 5]
+
+
+def run(model, start=None, correct=None, **settings):
+    """Three clients trained together."""
+    config = TrainConfig(**{"device": "cpu", "batch_size": 4} | settings)
+    batches = cohort_batches(
+        tiny_split(), [client_indices()[c] for c in CLIENTS], CLIENTS,
+        round=1, seeds=Seeds(0), batch_size=4, epochs=config.epochs, augment=Augment(pad=0, flip=False),
+    )  # fmt: skip
+    begin = expand(model.start, 3) if start is None else start
+    return train(model, begin, batches, config, lr=config.lr, mean=MEAN, std=STD, correct=correct)
+
+
+def test_it_counts_steps_and_leaves_the_start_alone():
+    """Each client's steps are its own, and the tensors given are not changed."""
+    model = tiny_model()
+    start = expand(model.start, 3)
+    before = {name: tensor.clone() for name, tensor in start.items()}
+    trained = run(model, start, epochs=3)
+    assert trained.num_steps.tolist() == [3 * -(-SIZES[c] // 4) for c in CLIENTS]
+    assert all(torch.equal(before[name], tensor) for name, tensor in start.items())
+    assert not any(tensor.requires_grad for tensor in trained.params.values())
+
+
+def test_training_learns():
+    """Some epochs on a few samples bring the loss down for each client."""
+    model = tiny_model()
+    early, late = run(model, lr=0.1), run(model, lr=0.1, epochs=15)
+    assert (late.loss < early.loss).all()
+
+
+def test_algorithms_change_gradients_before_clipping():
+    """Doubled gradients double a plain step, and clipping sees them doubled."""
+    model = tiny_model("head")
+    plain = run(model, momentum=0.0, lr=1e-3)
+    double = run(model, correct=lambda gradients, params: scale(gradients, 2.0), momentum=0.0, lr=1e-3)
+    start = model.start["fc.bias"]
+    ratio = (double.params["fc.bias"][1] - start) / (plain.params["fc.bias"][1] - start)
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 2.0), rtol=1e-2, atol=0)
+    clipped = run(
+        model, correct=lambda gradients, params: scale(gradients, 1e6), momentum=0.0, lr=1.0, clip_norm=0.25
+    )
+    moved = torch.cat([(clipped.params[n][1] - model.start[n]).flatten() for n in model.start])
+    assert float(moved.norm()) == pytest.approx(0.25, rel=1e-3)
+
+
+def test_the_loss_is_the_mean_over_real_samples():
+    """At a vanishing rate it is the cross-entropy of the start on the client's own samples."""
+    model = tiny_model()
+    trained = run(model, lr=1e-12)
+    for place, client in enumerate(CLIENTS):
+        own = tiny_split().take(client_indices()[client])
+        expected = evaluate(model, model.start, own, MEAN, STD)["loss"]
+        assert float(trained.loss[place]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_divergence_is_an_error_with_advice():
+    """An infinite loss is not returned; the message has the rate and what to change."""
+    model = tiny_model()
+    start = expand(model.start, 3)
+    start["fc.bias"][1] = float("nan")
+    with pytest.raises(ClientError, match=r"not finite at train.lr=0.05; lower it or set train.clip_norm"):
+        run(model, start)
+
+
+def test_a_device_that_is_not_there_is_refused():
+    """The message says which devices there are to ask for."""
+    with pytest.raises(ConfigError, match="use auto, cpu, cuda"):
+        TrainConfig(device="toaster").resolve_device()
+    assert TrainConfig(device="cpu").resolve_device() == torch.device("cpu")

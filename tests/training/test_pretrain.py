@@ -1,0 +1,89 @@
+"""A pretraining that was stopped ends bit for bit where it would have ended."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from contracts.cases import CLASSES, tiny_backbone, tiny_split
+
+from fedadapt.data.dataset import Dataset
+from fedadapt.errors import RunError
+from fedadapt.training.pretrain import PretrainConfig, pretrain, top1
+
+CONFIG = PretrainConfig(
+    epochs=3, batch_size=8, lr=0.05, resolutions=((1, 8), (2, 12)), pad=1, bf16=False, seed=5
+)
+DATA = Dataset(
+    "noise", tiny_split(30), tiny_split(6, seed=1), tuple("abcde"), validation=tiny_split(10, seed=2)
+)
+assert len(DATA.class_names) == CLASSES
+
+
+class Stopped(Exception):
+    """The power went out."""
+
+
+def network(seed=0):
+    """A fresh network whose weights want gradients."""
+    return tiny_backbone(seed).module.requires_grad_()
+
+
+def without_clock(log):
+    """The log without its times."""
+    return [{key: value for key, value in entry.items() if not key.endswith("_s")} for entry in log]
+
+
+def stop(entry):
+    """Stops after the first epoch."""
+    raise Stopped
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, bf16):
+    """Weights, running statistics and log equal those of a training that was never stopped."""
+    config = CONFIG.model_copy(update={"bf16": bf16})
+    whole, stopped, resumed = network(), network(), network(seed=9)
+    expected = pretrain(whole, DATA, config, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        pretrain(stopped, DATA, config, tmp_path / "stopped", on_epoch=stop)
+    told = []
+    log = pretrain(resumed, DATA, config, tmp_path / "stopped", on_epoch=told.append)
+    assert [entry["epoch"] for entry in told] == [2, 3]
+    assert without_clock(log) == without_clock(expected)
+    assert [entry["pixels"] for entry in log] == [8, 12, 12]
+    for (name, tensor), expected_tensor in zip(
+        resumed.state_dict().items(), whole.state_dict().values(), strict=True
+    ):
+        assert torch.equal(tensor, expected_tensor), name
+    assert not whole.training
+    assert log[-1]["validation_top1"] == top1(whole, DATA.validation, DATA.mean, DATA.std)
+
+
+def test_the_state_of_another_recipe_is_refused(tmp_path):
+    """It is not trained on with other settings."""
+    with pytest.raises(Stopped):
+        pretrain(network(), DATA, CONFIG, tmp_path / "state", on_epoch=stop)
+    with pytest.raises(RunError, match="another recipe"):
+        pretrain(network(), DATA, CONFIG.model_copy(update={"lr": 0.1}), tmp_path / "state")
+
+
+@pytest.mark.parametrize("size", [0, 50, -1])
+def test_a_damaged_state_is_refused(tmp_path, size):
+    """Wherever it was cut off."""
+    with pytest.raises(Stopped):
+        pretrain(network(), DATA, CONFIG, tmp_path / "state", on_epoch=stop)
+    (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:size])
+    with pytest.raises(RunError, match="not a readable pretraining state"):
+        pretrain(network(), DATA, CONFIG, tmp_path / "state")
+
+
+def test_the_rate_rises_and_falls():
+    """Linear to the top at the end of the warm-up, half a cosine down to zero."""
+    config = PretrainConfig(lr=0.4, warmup_fraction=0.2)
+    assert [config.rate(p) for p in (0.0, 0.1, 0.2, 0.6, 1.0)] == pytest.approx([0.0, 0.2, 0.4, 0.2, 0.0])
+
+
+def test_the_last_resolution_goes_on():
+    """Epochs beyond the list stay at its last size."""
+    config = PretrainConfig(resolutions=((1, 16), (2, 24), (1, 32)))
+    assert [config.pixels(epoch) for epoch in range(6)] == [16, 24, 24, 32, 32, 32]
