@@ -31,7 +31,11 @@ def test_the_drawn_tree_is_the_real_one():
 
 def test_branches_have_different_exit_codes():
     """A script can tell by the exit code which kind of error ended a command."""
-    codes = [c.exit_code for c in [FedadaptError, *FedadaptError.__subclasses__()] if c.__module__ == errors.__name__]
+    codes = [
+        c.exit_code
+        for c in [FedadaptError, *FedadaptError.__subclasses__()]
+        if c.__module__ == errors.__name__
+    ]
     assert len(set(codes)) == len(codes)
     assert not {0} & set(codes)
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from fedadapt.errors import ConfigError
 from fedadapt.seeds import Seeds
 
-NAMES = st.tuples(st.sampled_from(["batches", "cohort", "head"]), st.integers(0, 10**6), st.integers(-1, 10**6))
+NAMES = st.tuples(
+    st.sampled_from(["batches", "cohort", "head"]), st.integers(0, 10**6), st.integers(-1, 10**6)
+)
 
 
 @given(one=NAMES, other=NAMES)

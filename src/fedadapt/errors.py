@@ -20,6 +20,7 @@ A message is one line: what is wrong, the value, what is allowed, what to do.
 
 from __future__ import annotations
 
+
 class FedadaptError(Exception):
     """The root of the tree; catching it catches every deliberate failure of fedadapt."""
 

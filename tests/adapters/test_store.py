@@ -78,7 +78,9 @@ def test_a_truncated_file_is_refused(model, file, size):
         load_adapter(model, file)
 
 
-@pytest.mark.parametrize("write", [lambda p: p.mkdir(), lambda p: save_file({"a": torch.ones(1)}, p), lambda p: None])
+@pytest.mark.parametrize(
+    "write", [lambda p: p.mkdir(), lambda p: save_file({"a": torch.ones(1)}, p), lambda p: None]
+)
 def test_what_is_no_adapter_file_is_refused(model, tmp_path, write):
     """A folder, other safetensors and nothing at all."""
     write(tmp_path / "x.safetensors")

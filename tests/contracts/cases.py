@@ -61,7 +61,8 @@ def jiggle(params, seed=0, scale=0.1):
     """`params` with noise on every value, and variances still positive."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: tensor + scale * torch.rand(tensor.shape, generator=generator) for name, tensor in params.items()
+        name: tensor + scale * torch.rand(tensor.shape, generator=generator)
+        for name, tensor in params.items()
     }
 
 
@@ -70,8 +71,9 @@ def random_images(count, seed=0, side=SIDE):
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-def tiny_split(count=sum(SIZES), seed=0):
-    """Images of noise with random labels."""
+def tiny_split(count=None, seed=0):
+    """Images of noise with random labels, by default as many as the clients of `SIZES` hold."""
+    count = sum(SIZES) if count is None else count
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (count, 3, SIDE, SIDE), generator=generator).to(torch.uint8)
     return Split(images, torch.randint(CLASSES, (count,), generator=generator))

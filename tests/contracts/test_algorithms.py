@@ -107,7 +107,9 @@ def test_it_is_deterministic_and_pure(case):
         assert all(torch.equal(tensor, second[stream][name]) for name, tensor in params.items())
     for stream, params in before.items():
         assert all(torch.equal(tensor, state[stream][name]) for name, tensor in params.items())
-    assert all(torch.equal(a, u.streams[algorithm.uploads[0]]["a"]) for a, u in zip(sent, updates, strict=True))
+    assert all(
+        torch.equal(a, u.streams[algorithm.uploads[0]]["a"]) for a, u in zip(sent, updates, strict=True)
+    )
 
 
 @CASES

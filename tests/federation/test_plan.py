@@ -63,12 +63,19 @@ def test_what_is_frozen_is_listed_but_weighs_nothing():
     """Values that do not change are counted and have no bytes; an empty group is left out."""
     summary = plan_of().summary()
     (frozen,) = [s for s in summary if s.travel is Travel.FROZEN]
-    assert (frozen.group, frozen.num_values, frozen.num_bytes, frozen.trained) == (Group.BACKBONE, 1000, 0, False)
+    assert (frozen.group, frozen.num_values, frozen.num_bytes, frozen.trained) == (
+        Group.BACKBONE,
+        1000,
+        0,
+        False,
+    )
 
 
 def test_the_digest_is_that_of_what_travels():
     """It is the same for the same layout, and another for other shapes, groups or policies."""
     assert plan_of().digest == plan_of(init="rebuffi", seed=4).digest
-    digests = {plan_of(a, n).digest for a in ("parallel", "norm_head", "head") for n in ("frozen", "averaged")}
+    digests = {
+        plan_of(a, n).digest for a in ("parallel", "norm_head", "head") for n in ("frozen", "averaged")
+    }
     assert len(digests | {plan_of(norms="local").digest}) == 7
     assert all(len(digest) == 16 for digest in digests)

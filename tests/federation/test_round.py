@@ -140,7 +140,9 @@ def test_an_update_for_something_else_is_refused(sound, other):
 
 def test_sections_of_the_wrong_shape_are_refused():
     """A frame with the right identity but other sections does not reach the algorithm."""
-    frame = PARTY.wire.write(Kind.UPLOAD, 1, 3, {"delta": STATE["model"], "more": STATE["model"]}, (3.0, 1.0, 0.5))
+    frame = PARTY.wire.write(
+        Kind.UPLOAD, 1, 3, {"delta": STATE["model"], "more": STATE["model"]}, (3.0, 1.0, 0.5)
+    )
     assert finish(ask([3])[0], [Reply(1, 3, frame)]).clients[0].outcome is Outcome.REFUSED
 
 

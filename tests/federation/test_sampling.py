@@ -11,7 +11,9 @@ from fedadapt.federation.sampling import sample_cohort
 from fedadapt.seeds import Seeds
 
 
-@given(clients=st.integers(1, 10**9), size=st.integers(1, 50), round=st.integers(1, 99), seed=st.integers(0, 99))
+@given(
+    clients=st.integers(1, 10**9), size=st.integers(1, 50), round=st.integers(1, 99), seed=st.integers(0, 99)
+)
 def test_a_cohort_is_a_sorted_set_of_clients(clients, size, round, seed):
     """As many different registered clients as asked for, or all of them; the same round has the same ones."""
     cohort = sample_cohort(clients, size, round, Seeds(seed))

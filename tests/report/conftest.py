@@ -26,7 +26,7 @@ def make_manifest(name: str, planned: int, counts: list[list[int]] | None) -> di
         },
         "seed": 7,
         "plan": [
-            {"group": "adapter", "trained": True, "travels": "both ways", "values": 1000, "bytes": 4000},
+            {"group": "adapter", "trained": True, "travels": "shared", "values": 1000, "bytes": 4000},
             {"group": "norm_affine", "trained": True, "travels": "kept", "values": 50, "bytes": 0},
         ],
         "backbone": {"name": "resnet8", "digest": "ab" * 32, "bytes": 280000, "parameters": 70000},
@@ -138,8 +138,6 @@ class Browser:
 
     def open(self, page: Path, *, scheme: str = "light", width: int = 1200) -> None:
         """Opens a file in a colour scheme, and waits until every figure is drawn."""
-        from selenium.webdriver.support.ui import WebDriverWait
-
         self.requests()
         self.log()
         self.driver.execute_cdp_cmd(
@@ -148,9 +146,19 @@ class Browser:
         )
         self.prefer(scheme)
         self.driver.get(page.as_uri())
-        WebDriverWait(self.driver, 60).until(
-            lambda driver: driver.execute_script("return document.documentElement.dataset.drawn")
-        )
+        self.wait(lambda: self.ask("document.documentElement.dataset.drawn"))
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Waits until `condition` holds."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.driver, 60).until(lambda _: condition())
+
+    def press_enter(self, selector: str) -> None:
+        """Presses the enter key on the first element that `selector` finds."""
+        from selenium.webdriver.common.keys import Keys
+
+        self.driver.find_element("css selector", selector).send_keys(Keys.ENTER)
 
     def prefer(self, scheme: str) -> None:
         """Sets what the system says of its colours, ``light`` or ``dark``."""

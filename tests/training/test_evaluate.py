@@ -51,4 +51,7 @@ def test_clients_without_any_samples_have_no_accuracy():
     """Nothing is computed and nothing fails."""
     model = tiny_model()
     nothing = [torch.arange(0), torch.arange(0)]
-    assert evaluate_clients(model, stack([model.start] * 2), tiny_split(3), nothing, MEAN, STD) == [None, None]
+    assert evaluate_clients(model, stack([model.start] * 2), tiny_split(3), nothing, MEAN, STD) == [
+        None,
+        None,
+    ]

@@ -84,6 +84,7 @@ def test_the_rate_rises_and_falls():
 
 
 def test_the_last_resolution_goes_on():
-    """Epochs beyond the list stay at its last size."""
+    """Epochs beyond the list stay at its last size; without a list images keep theirs."""
     config = PretrainConfig(resolutions=((1, 16), (2, 24), (1, 32)))
-    assert [config.pixels(epoch) for epoch in range(6)] == [16, 24, 24, 32, 32, 32]
+    assert [config.pixels(epoch, 64) for epoch in range(6)] == [16, 24, 24, 32, 32, 32]
+    assert PretrainConfig().pixels(3, 64) == 64

@@ -35,7 +35,7 @@ for name, command in (
 def main() -> None:
     """Runs a command; an error the user can mend is one line on standard error and its own exit code."""
     try:
-        app()
+        app(prog_name="fedadapt")
     except FedadaptError as error:
         typer.echo(f"fedadapt: {error}", err=True)
         sys.exit(error.exit_code)

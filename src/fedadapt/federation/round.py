@@ -12,7 +12,7 @@ from fedadapt.federation.frame import Kind, unpack
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.serve import UPLOAD_SCALARS
 from fedadapt.params import Streams
-from fedadapt.runs.records import ClientRecord, Direction, LedgerEntry, Outcome
+from fedadapt.runs.records import FRAMING, ClientRecord, Direction, LedgerEntry, Outcome
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,6 @@ def _accept(
     except FrameError as error:
         refused = ClientRecord(round, client, Outcome.REFUSED, reason=str(error))
         # What was refused has still moved; its groups are unknown, so all of it counts as framing.
-        return None, refused, {"framing": len(reply.frame)}
+        return None, refused, {FRAMING: len(reply.frame)}
     record = ClientRecord(round, client, Outcome.ACCEPTED, int(num_examples), int(num_steps), loss)
     return Update(client, int(num_examples), int(num_steps), message.streams), record, message.tally

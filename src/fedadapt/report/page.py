@@ -266,7 +266,7 @@ def _plans(runs: Sequence[RunSummary]) -> Iterator[Html]:
         "Exchange plan",
         *tables,
         note="Which tensors are trained, and which travel, agreed before the first round. "
-        "Bytes are of one message before any codec.",
+        "Bytes are of one message as fp32, before any codec.",
     )
 
 

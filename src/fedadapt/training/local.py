@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -22,6 +22,7 @@ Correct = Callable[[Params, Params], Params]
 """``(gradients, params) -> gradients``, all stacked: what an algorithm adds to plain descent."""
 
 
+@runtime_checkable
 class Model(Protocol):
     """What the loop needs of a model: logits of client-major images under stacked tensors."""
 

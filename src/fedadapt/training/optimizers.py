@@ -26,7 +26,7 @@ def make_optimizer(params: Params, config: TrainConfig) -> Step:
 
 def clip(gradients: Params, largest: float) -> Params:
     """Scales each client's gradients so that their joint norm is at most `largest`."""
-    squares = sum(g.flatten(1).square().sum(1) for g in gradients.values())
+    squares = sum(g.reshape(len(g), -1).square().sum(1) for g in gradients.values())
     factor = (largest / torch.as_tensor(squares).sqrt().clamp(min=1e-12)).clamp(max=1.0)
     return {name: gradient * _across(factor, gradient) for name, gradient in gradients.items()}
 

@@ -1,0 +1,113 @@
+"""A run's summary against sums done by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fedadapt.errors import RunError
+from fedadapt.report.gather import labels, summarise
+from fedadapt.runs.records import Direction, RoundRecord
+from fedadapt.runs.store import FILE, RunStore
+
+
+def test_bytes_are_summed_over_clients_and_rounds(make_run):
+    """Two rounds of 1000 bytes down and 600 up are 2000 and 1200, and so they grow by round."""
+    run = summarise(make_run())
+    assert (run.download_bytes, run.upload_bytes, run.total_bytes) == (2000, 1200, 3200)
+    assert run.download_by_round == {0: 0, 1: 1000, 2: 2000}
+    assert run.upload_by_round == {0: 0, 1: 600, 2: 1200}
+
+
+def test_groups_sum_to_the_totals(make_run):
+    """Bytes by group are those of the ledger, in each direction."""
+    run = summarise(make_run())
+    assert run.group_bytes == {
+        (Direction.DOWNLOAD, "adapter"): 1600,
+        (Direction.DOWNLOAD, "framing"): 400,
+        (Direction.UPLOAD, "adapter"): 800,
+        (Direction.UPLOAD, "framing"): 400,
+    }
+
+
+def test_accuracy_is_of_the_last_round_that_measured_it(make_run):
+    """A last round without accuracy leaves that of the round before; the best is of any round."""
+    run = summarise(make_run(accuracies=(0.1, 0.75, None, 0.5, None)))
+    assert (run.accuracy, run.best_accuracy, run.rounds) == (0.5, 0.75, 4)
+    assert run.accuracy_by_round == {0: 0.1, 1: 0.75, 3: 0.5}
+
+
+def test_a_loss_that_is_no_number_is_left_out(make_run):
+    """A run that diverged is reported, without the points that cannot be drawn."""
+    path = make_run(accuracies=(0.1, float("nan")))
+    assert summarise(path).accuracy_by_round == {0: 0.1}
+
+
+def test_clients_and_times(make_run):
+    """Client accuracies are the last measured, outcomes are counted, and times are summed."""
+    run = summarise(make_run())
+    assert run.client_accuracy == {0: 0.25, 1: 0.75}
+    assert run.outcomes == {"accepted": 4}
+    assert (run.wall_s, run.cpu_s) == (6.0, 9.0)
+
+
+def test_json_has_the_promised_keys(make_run):
+    """The object of `compare --json` has these keys and values, and JSON can write it."""
+    assert json.loads(json.dumps(summarise(make_run()).as_json())) == {
+        "run": "small",
+        "rounds": 2,
+        "accuracy": 0.75,
+        "best_accuracy": 0.75,
+        "upload_bytes": 1200,
+        "download_bytes": 2000,
+        "backbone_bytes": 280000,
+        "wall_s": 6.0,
+        "cpu_s": 9.0,
+        "seed": 7,
+        "adapter": "parallel",
+        "algorithm": "fedavg",
+    }
+
+
+def test_a_run_before_training_is_a_run(make_run):
+    """Round 0 alone gives a summary of a run that is not finished and has moved nothing."""
+    run = summarise(make_run(accuracies=(0.1,), planned=5))
+    assert (run.rounds, run.planned_rounds, run.finished, run.total_bytes) == (0, 5, False, 0)
+
+
+def test_a_manifest_may_say_little(tmp_path):
+    """Missing manifest entries leave dashes, and the directory gives the name."""
+    with RunStore.create(tmp_path / "bare", {}) as store:
+        store.commit(RoundRecord(round=0, state={"model": {}}))
+    run = summarise(tmp_path / "bare")
+    assert (run.name, run.adapter, run.algorithm, run.seed) == ("bare", "–", "–", None)
+    assert (run.accuracy, run.backbone_bytes, run.class_names, run.label_counts) == (None, 0, [], None)
+
+
+def test_a_missing_run_is_refused(tmp_path):
+    """A directory without a run ends in one line that names it."""
+    with pytest.raises(RunError, match="nowhere"):
+        summarise(tmp_path / "nowhere")
+
+
+def test_a_damaged_run_is_refused(make_run):
+    """A run file that is not one is refused, not reported as empty."""
+    path = make_run()
+    (path / FILE).write_bytes(b"not a database at all" * 100)
+    with pytest.raises(RunError, match=path.name):
+        summarise(path)
+
+
+def test_a_run_without_a_round_is_refused(tmp_path):
+    """A run that stopped before its first commit has nothing to report, and the message says so."""
+    RunStore.create(tmp_path / "early", {}).close()
+    with pytest.raises(RunError, match=r"early has no committed round.*start it anew"):
+        summarise(tmp_path / "early")
+
+
+def test_names_are_told_apart(make_run):
+    """Runs of one name get their directory's, and the same directory twice gets a number."""
+    first, second = make_run("a", folder="x"), make_run("a", folder="y")
+    runs = [summarise(path) for path in (first, second, second, make_run("b"))]
+    assert labels(runs) == ["a (x)", "a (y)", "a (y) #2", "b"]
