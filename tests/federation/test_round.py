@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ def test_a_bad_reply_is_recorded_and_the_round_goes_on(sound, case):
     expected = finish(ask([c for c in COHORT if c != 3])[0], others)
     assert all(torch.equal(played.state["model"][n], t) for n, t in expected.state["model"].items())
     moved = sum(e.num_bytes for e in played.ledger if (e.client, e.direction) == (3, Direction.UPLOAD))
-    assert moved == (len(reply.frame) if outcome is Outcome.REFUSED else 0)
+    assert moved == (len(reply.frame) if reply else 0)
 
 
 @pytest.mark.parametrize("other", [tiny_party(tiny_model("head")), tiny_party(tiny_model(seed=1))])
@@ -146,10 +147,14 @@ def test_sections_of_the_wrong_shape_are_refused():
     assert finish(ask([3])[0], [Reply(1, 3, frame)]).clients[0].outcome is Outcome.REFUSED
 
 
-def test_replies_of_others_and_strangers_do_not_count(sound):
-    """Who was not asked is not recorded and changes nothing."""
+def test_strangers_repeats_and_latecomers_only_cost_bytes(sound):
+    """Replies nobody asked for, second ones and those of another round change nothing but the ledger."""
     expected = finish(ask()[0], sound)
-    assert same(finish(ask()[0], [*sound, upload(1, delta=5.0), upload(10**6, delta=5.0)]), expected)
+    strays = [upload(10**6, delta=5.0), upload(COHORT[0], delta=5.0), upload(COHORT[0], round=2, delta=5.0)]
+    played = finish(ask()[0], [*sound, *strays])
+    assert same(replace(played, ledger=expected.ledger), expected)
+    moved = [entry.num_bytes for entry in played.ledger]
+    assert sum(moved) == sum(e.num_bytes for e in expected.ledger) + sum(len(r.frame) for r in strays)
 
 
 def test_if_nobody_answers_the_state_stays():

@@ -70,29 +70,43 @@ def make_round(number: int, metrics: dict[str, float], scale: int = 1) -> RoundR
     )
 
 
+def create_run(
+    path: Path,
+    name: str = "small",
+    accuracies: tuple[float | None, ...] = (0.1, 0.5, 0.75),
+    *,
+    planned: int | None = None,
+    scale: int = 1,
+    counts: list[list[int]] | None = None,
+    changes: dict | None = None,
+) -> Path:
+    """Makes a run directory; one number in `accuracies` is one round from 0, None is a round not measured."""
+    rounds = len(accuracies) - 1 if planned is None else planned
+    with RunStore.create(path, make_manifest(name, rounds, counts) | (changes or {})) as store:
+        for number, accuracy in enumerate(accuracies):
+            metrics = {} if accuracy is None else {"accuracy": accuracy, "loss": 1 - accuracy}
+            store.commit(make_round(number, metrics, scale))
+    return path
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a run directory; one number in `accuracies` is one round from 0, None is a round not measured."""
+    """`create_run` in a folder of this test; `folder` names the run directory."""
 
-    def make(
-        name: str = "small",
-        accuracies: tuple[float | None, ...] = (0.1, 0.5, 0.75),
-        *,
-        folder: str | None = None,
-        planned: int | None = None,
-        scale: int = 1,
-        counts: list[list[int]] | None = None,
-        changes: dict | None = None,
-    ) -> Path:
-        path = tmp_path / (folder or f"run-{len(list(tmp_path.iterdir()))}")
-        rounds = len(accuracies) - 1 if planned is None else planned
-        with RunStore.create(path, make_manifest(name, rounds, counts) | (changes or {})) as store:
-            for number, accuracy in enumerate(accuracies):
-                metrics = {} if accuracy is None else {"accuracy": accuracy, "loss": 1 - accuracy}
-                store.commit(make_round(number, metrics, scale))
-        return path
+    def make(*arguments, folder: str | None = None, **options) -> Path:
+        return create_run(
+            tmp_path / (folder or f"run-{len(list(tmp_path.iterdir()))}"), *arguments, **options
+        )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def make_lasting_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`create_run` in folders that last as long as the tests of one file."""
+    return lambda *arguments, **options: create_run(
+        tmp_path_factory.mktemp("runs") / "run", *arguments, **options
+    )
 
 
 @pytest.fixture(scope="session")
@@ -122,37 +136,51 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(driver_program))
-    yield Browser(driver)
+    yield Browser(driver, tmp_path_factory.mktemp("downloads"))
     driver.quit()
 
 
 class Browser:
-    """Opens one page after the other.
+    """Looks at one page after the other; opening the page that is open does nothing.
 
     Args:
         driver: selenium's.
+        downloads: the folder where pages save files.
     """
 
-    def __init__(self, driver) -> None:
-        self.driver = driver
+    def __init__(self, driver, downloads: Path) -> None:
+        self.driver, self.downloads = driver, downloads
+        self.page, self.messages, self.addresses = None, [], []
+        behaviour = {"behavior": "allow", "downloadPath": str(downloads)}
+        self.driver.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
 
     def open(self, page: Path, *, scheme: str = "light", width: int = 1200) -> None:
-        """Opens a file in a colour scheme, and waits until every figure is drawn."""
-        self.requests()
-        self.log()
-        self.driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
-        )
+        """Shows a file in a colour scheme and width of the window, with every figure drawn."""
         self.prefer(scheme)
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        if page == self.page:
+            return
+        self.log()
+        self.requests()
+        self.page, self.messages, self.addresses = page, [], []
         self.driver.get(page.as_uri())
         self.wait(lambda: self.ask("document.documentElement.dataset.drawn"))
 
+    def prefer(self, scheme: str) -> None:
+        """Sets what the system says of its colours, ``light`` or ``dark``."""
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+    def ask(self, script: str):
+        """What a script says in the page."""
+        return self.driver.execute_script(f"return {script}")
+
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Waits until `condition` holds."""
+        """Waits until `condition` holds; the limit only stops what hangs."""
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.driver, 60).until(lambda _: condition())
+        WebDriverWait(self.driver, 400).until(lambda _: condition())
 
     def press_enter(self, selector: str) -> None:
         """Presses the enter key on the first element that `selector` finds."""
@@ -160,24 +188,17 @@ class Browser:
 
         self.driver.find_element("css selector", selector).send_keys(Keys.ENTER)
 
-    def prefer(self, scheme: str) -> None:
-        """Sets what the system says of its colours, ``light`` or ``dark``."""
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-
-    def ask(self, script: str, *arguments):
-        """What a script says in the page."""
-        return self.driver.execute_script(f"return {script}", *arguments)
-
     def log(self) -> list[str]:
-        """What the console was told since last asked."""
-        return [entry["message"] for entry in self.driver.get_log("browser")]
+        """What the console was told since the page was opened."""
+        self.messages += [entry["message"] for entry in self.driver.get_log("browser")]
+        return self.messages
 
     def requests(self) -> list[str]:
-        """The addresses that were asked for since last asked."""
+        """The addresses that were asked for since the page was opened."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        return [
+        self.addresses += [
             event["params"]["request"]["url"]
             for event in events
             if event["method"] == "Network.requestWillBeSent"
         ]
+        return self.addresses

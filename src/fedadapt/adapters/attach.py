@@ -156,6 +156,11 @@ class AdaptedModel:
         if Group.NORM_AFFINE in self.adapter.trains or self.policy.moving:
             norms = [(n, m) for n, m in self.module.named_modules() if isinstance(m, nn.BatchNorm2d)]
             for name, norm in norms:
+                if norm.running_mean is None:
+                    raise AttachError(
+                        f"backbone {self.backbone.name!r} has a batch norm without running statistics at {name!r}; "
+                        "use one that was trained with track_running_stats=True"
+                    )
                 self.module.set_submodule(
                     name, ClientBatchNorm(norm, moving=self.policy.moving, pass_=self._pass)
                 )

@@ -51,8 +51,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise AttachError(
             f"{path} is not a readable adapter file ({type(error).__name__}: {error})"
         ) from error
-    if manifest.get("format") != FORMAT:
-        raise AttachError(f"{path} has format {manifest.get('format')!r}, this version reads {FORMAT!r}")
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise AttachError(f"{path} has format {found!r}, this version reads {FORMAT!r}")
     return manifest
 
 

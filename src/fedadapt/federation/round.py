@@ -60,7 +60,13 @@ def play(
         for client in cohort
         for group, count in sent.items()
     ]
-    answers = {reply.client: reply for reply in replies if reply.round == round}
+    answers: dict[int, Reply] = {}
+    for reply in replies:
+        if reply.round == round and reply.client in cohort and reply.client not in answers:
+            answers[reply.client] = reply
+        else:
+            # Late, sent twice, or from a client that was not asked: it has moved, and counts for nothing else.
+            ledger.append(LedgerEntry(round, reply.client, Direction.UPLOAD, FRAMING, len(reply.frame)))
     updates, records = [], []
     for client in sorted(cohort):
         update, record, received = _accept(answers.get(client), algorithm, wire, round, client)

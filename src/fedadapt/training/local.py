@@ -14,7 +14,7 @@ from torch.nn import functional
 from fedadapt.data.augment import normalise
 from fedadapt.data.batches import Batch
 from fedadapt.errors import ClientError
-from fedadapt.params import Params
+from fedadapt.params import Params, is_finite
 from fedadapt.training.config import TrainConfig
 from fedadapt.training.optimizers import clip, make_optimizer
 
@@ -74,7 +74,7 @@ def train(
         correct: applied to the gradients before clipping.
 
     Raises:
-        ClientError: a loss became infinite or NaN.
+        ClientError: a loss or a weight became infinite or NaN.
     """
     params = {name: tensor.clone() for name, tensor in start.items()}
     trained = {name: tensor for name, tensor in params.items() if name not in model.moving}
@@ -108,8 +108,8 @@ def train(
             losses += loss.detach() * count
             samples += count
     mean_loss = losses / samples.clamp(min=1)
-    if not bool(torch.isfinite(mean_loss).all()):
+    if not (bool(torch.isfinite(mean_loss).all()) and is_finite(params)):
         raise ClientError(
-            f"training diverged: the loss is not finite at train.lr={lr:g}; lower it or set train.clip_norm"
+            f"training diverged: the loss or a weight is not finite at train.lr={lr:g}; lower it or set train.clip_norm"
         )
     return Trained(params, num_steps, mean_loss)

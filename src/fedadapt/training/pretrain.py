@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from fedadapt.data.augment import Augment, normalise
 from fedadapt.data.dataset import Dataset, Split
-from fedadapt.errors import RunError
+from fedadapt.errors import ConfigError, RunError
 from fedadapt.seeds import Seeds
 
 
@@ -105,6 +105,7 @@ def pretrain(
         on_epoch: told of every finished epoch.
 
     Raises:
+        ConfigError: a batch would be larger than the train split.
         RunError: `state_path` holds the state of another recipe or is damaged.
     """
     torch.set_flush_denormal(True)
@@ -114,6 +115,10 @@ def pretrain(
     log = _restore(model, momenta, config, state_path) if state_path.exists() else []
     augment, seeds = Augment(pad=config.pad, flip=config.flip), Seeds(config.seed)
     steps = len(dataset.train) // config.batch_size
+    if steps == 0:
+        raise ConfigError(
+            f"train.batch_size is {config.batch_size}, but there are {len(dataset.train)} train images"
+        )
     for epoch in range(len(log), config.epochs):
         started, cpu_started = time.perf_counter(), time.process_time()
         generator, mixer = seeds.torch("pretrain", round=epoch), seeds.numpy("mixup", round=epoch)

@@ -75,7 +75,13 @@ def load_weights(module: nn.Module, path: Path, head: str) -> Moments | None:
         state[name].copy_(stored[name])
     if "mean" not in metadata:
         return None
-    return tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"]))
+    try:
+        mean, std = (tuple(float(value) for value in json.loads(metadata[key])) for key in ("mean", "std"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BackboneError(
+            f"weight file {path} has damaged pixel moments ({error}); fetch it again"
+        ) from error
+    return mean, std
 
 
 def save_weights(module: nn.Module, path: Path, metadata: dict[str, Any], dtype: torch.dtype) -> None:
