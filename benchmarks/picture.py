@@ -23,7 +23,12 @@ def main(page: Path, out: Path) -> None:
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
     with tempfile.TemporaryDirectory() as profile:
-        for flag in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--disable-background-networking"):
+        for flag in (
+            "--headless=new",
+            "--no-sandbox",
+            "--hide-scrollbars",
+            "--disable-background-networking",
+        ):
             options.add_argument(flag)
         options.add_argument(f"--user-data-dir={profile}")
         browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
 
 from fedadapt.cli import catalogue, compare, export, inspect, partition, plan, pretrain, report, resume, run
-from fedadapt.errors import FedadaptError, Interrupted
+from fedadapt.errors import FedadaptError
 
 app = typer.Typer(
     name="fedadapt",
@@ -39,10 +38,6 @@ def main() -> None:
     except FedadaptError as error:
         typer.echo(f"fedadapt: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("fedadapt: interrupted; every committed round is safe", err=True)
-        sys.exit(Interrupted.exit_code)
-    except BrokenPipeError:
-        # The reader of our output went away; writing more, also at exit, would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except OSError as error:
+        typer.echo(f"fedadapt: {error.strerror}: {error.filename or 'output'}", err=True)
+        sys.exit(FedadaptError.exit_code)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from fedadapt.errors import ConfigError
 from fedadapt.registry import create, first_problem
@@ -139,27 +140,31 @@ def apply_setting(document: dict[str, Any], setting: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    *sections, last = key.split(".")
+    *sections, last = path = key.split(".")
     place = document
-    for section in sections:
-        place = place.setdefault(section, {})
+    for depth, section in enumerate(sections, start=1):
+        field = _choice(path[:depth])
+        # An option of a choice that the file leaves at its default belongs to that default.
+        named = (
+            {"name": field.default.name} if field is not None and isinstance(field.default, Choice) else {}
+        )
+        place = place.setdefault(section, named)
         if not isinstance(place, dict):
             raise ConfigError(f"--set {setting}: {section!r} is a value, not a section")
-    if isinstance(place.get(last), dict) and not isinstance(value, dict) and "name" in place[last]:
-        # `--set adapter=full` means the name; options of the old choice would not fit the new one.
-        value = {"name": value}
-    elif _is_choice([*sections, last]) and isinstance(value, str):
-        value = {"name": value}
-    place[last] = value
+    # `--set adapter=full` means the name; options of the old choice would not fit the new one.
+    place[last] = {"name": value} if isinstance(value, str) and _choice(path) is not None else value
 
 
-def _is_choice(path: Sequence[str]) -> bool:
+def _choice(path: Sequence[str]) -> FieldInfo | None:
+    """The field of the configuration at `path` if it is a choice."""
     model: Any = RunConfig
+    field = None
     for key in path:
         if not (isinstance(model, type) and issubclass(model, BaseModel)) or key not in model.model_fields:
-            return False
-        model = model.model_fields[key].annotation
-    return model is Choice
+            return None
+        field = model.model_fields[key]
+        model = field.annotation
+    return field if model is Choice else None
 
 
 def _siblings(location: Sequence[int | str]) -> dict[str, str]:

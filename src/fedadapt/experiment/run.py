@@ -13,8 +13,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from fedadapt.engines import Engine, LocalEngine
 from fedadapt.errors import Interrupted, RunError
 from fedadapt.experiment.build import Experiment, build, manifest
@@ -25,6 +23,7 @@ from fedadapt.federation.serve import KEPT
 from fedadapt.params import Streams, stack
 from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
+from fedadapt.training.denormals import flushed_denormals
 from fedadapt.training.evaluate import evaluate, evaluate_clients
 
 
@@ -137,8 +136,7 @@ def _play_on(experiment: Experiment, store: RunStore, watcher: Watcher) -> None:
     config = experiment.config
     memory = StoredMemory(store)
     engine = LocalEngine(experiment.party(memory), config.engine.chunk)
-    torch.set_flush_denormal(True)
-    with _interruptible() as stop_asked:
+    with flushed_denormals(), _interruptible() as stop_asked:
         if store.last_round is None:
             first = experiment.first_state()
             store.commit(RoundRecord(0, first, metrics=_measure(experiment, first)))

@@ -99,7 +99,7 @@ def log_ticks(low: float, high: float) -> list[float]:
         [0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0]
     """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    if last - first > MAX_DECADES_WITH_STEPS:
+    if math.log10(high / low) > MAX_DECADES_WITH_STEPS:
         return [float(f"1e{power}") for power in range(first, last + 1)]
     ticks = [float(f"{step}e{power}") for power in range(first - 1, last + 1) for step in (1, 2, 5)]
     below = max(tick for tick in ticks if tick <= low)

@@ -28,6 +28,7 @@ from fedadapt.data.augment import Augment, normalise
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.errors import ConfigError, RunError
 from fedadapt.seeds import Seeds
+from fedadapt.training.denormals import flushed_denormals
 
 
 class PretrainConfig(BaseModel):
@@ -80,6 +81,7 @@ def top1(model: nn.Module, split: Split, mean: tuple[float, ...], std: tuple[flo
     return right / len(split)
 
 
+@flushed_denormals()
 def pretrain(
     model: nn.Module,
     dataset: Dataset,
@@ -108,7 +110,6 @@ def pretrain(
         ConfigError: a batch would be larger than the train split.
         RunError: `state_path` holds the state of another recipe or is damaged.
     """
-    torch.set_flush_denormal(True)
     model.to(device).to(memory_format=torch.channels_last)
     weights = [p for p in model.parameters() if p.requires_grad]
     momenta = [torch.zeros_like(p) for p in weights]
