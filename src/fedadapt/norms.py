@@ -143,4 +143,6 @@ class ClientBatchNorm(nn.Module):
             rate = torch.where(count > 0, self.momentum, 0.0)
             self.running_mean.lerp_(mean, rate.expand_as(mean))
             self.running_var.lerp_(unbiased, rate.expand_as(var))
-        return mean, var
+        # A client that is out of steps has no samples to take statistics of; zeros would blow up what is masked.
+        real = count > 0
+        return torch.where(real, mean, self.running_mean), torch.where(real, var, self.running_var)

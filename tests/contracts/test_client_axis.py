@@ -6,9 +6,11 @@ import pytest
 import torch
 from contracts.cases import MEAN, SIZES, STD, client_indices, tiny_model, tiny_split
 
+from fedadapt.adapters import attach
 from fedadapt.data.augment import Augment
 from fedadapt.data.batches import cohort_batches
 from fedadapt.params import expand, pick
+from fedadapt.registry import create
 from fedadapt.seeds import Seeds
 from fedadapt.training.config import TrainConfig
 from fedadapt.training.local import train
@@ -83,3 +85,19 @@ def test_full_fine_tuning_holds_one_client(norms):
     """Trained backbone weights have no client axis to share, and the model says so."""
     assert tiny_model("full", norms).max_clients == 1
     assert tiny_model("parallel", norms).max_clients is None
+
+
+@pytest.mark.parametrize("norms", ["local", "averaged"])
+def test_a_resting_client_stays_finite_in_a_deep_network(norms):
+    """With nothing to take statistics of, a client that is out of steps normalises with its running ones."""
+    generator = torch.Generator().manual_seed(0)
+    backbone = create("backbone", "resnet20", {"width": 0.25})(5, generator)
+    model = attach(backbone, create("adapter", "parallel"), create("norm policy", norms), generator)
+    config = TrainConfig(device="cpu", batch_size=4, lr=0.01)
+    alone = [train_clients(model, config, [client])[0] for client in (0, 7)]
+    for (params, _, loss), (expected, _, expected_loss) in zip(
+        train_clients(model, config, [0, 7]), alone, strict=True
+    ):
+        assert loss == pytest.approx(expected_loss, rel=1e-4)
+        for name, tensor in params.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import numpy as np
 import pytest
 import torch
 from tiny import EVERYTHING, StopAfter, Stopped, outcome, tiny
@@ -182,6 +183,22 @@ def test_other_weights_are_noticed(tmp_path, weights):
     assert not (tmp_path / "out.safetensors").exists()
     weights(0)
     assert outcome(resume(tmp_path / "runs" / "tiny")) == outcome(run(config, tmp_path / "whole"))
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    """The images behind a path may change; a run on others would be no continuation."""
+    for seed, file in ((0, "first"), (1, "second")):
+        drawn = np.random.default_rng(seed).integers(0, 256, (60, 12, 12, 3), dtype=np.uint8)
+        labels = np.arange(60) % 3
+        np.savez(tmp_path / f"{file}.npz", x_train=drawn, y_train=labels, x_test=drawn[:9], y_test=labels[:9])
+    here = tmp_path / "data.npz"
+    here.write_bytes((tmp_path / "first.npz").read_bytes())
+    config = tiny(f'data.source={{name = "npz", path = "{here}"}}')
+    with pytest.raises(Stopped):
+        run(config, tmp_path / "runs", watcher=StopAfter(1))
+    here.write_bytes((tmp_path / "second.npz").read_bytes())
+    with pytest.raises(RunError, match=r"began on data .* here it is"):
+        resume(tmp_path / "runs" / "tiny")
 
 
 def test_rounds_are_measured_as_often_as_asked(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from contracts.cases import CLASSES, tiny_backbone, tiny_split
 
 from fedadapt.data.dataset import Dataset
-from fedadapt.errors import RunError
+from fedadapt.errors import ConfigError, RunError
 from fedadapt.training.pretrain import PretrainConfig, pretrain, top1
 
 CONFIG = PretrainConfig(
@@ -65,6 +67,20 @@ def test_the_state_of_another_recipe_is_refused(tmp_path):
         pretrain(network(), DATA, CONFIG, tmp_path / "state", on_epoch=stop)
     with pytest.raises(RunError, match="another recipe"):
         pretrain(network(), DATA, CONFIG.model_copy(update={"lr": 0.1}), tmp_path / "state")
+
+
+def test_the_state_of_other_images_is_refused(tmp_path):
+    """What was learnt on other data is not taken for this."""
+    with pytest.raises(Stopped):
+        pretrain(network(), DATA, CONFIG, tmp_path / "state", on_epoch=stop)
+    with pytest.raises(RunError, match="another recipe"):
+        pretrain(network(), replace(DATA, name="others"), CONFIG, tmp_path / "state")
+
+
+def test_a_batch_larger_than_the_split_is_refused(tmp_path):
+    """There would be no step."""
+    with pytest.raises(ConfigError, match="batch_size"):
+        pretrain(network(), DATA, CONFIG.model_copy(update={"batch_size": 10**6}), tmp_path / "state")
 
 
 @pytest.mark.parametrize("size", [0, 50, -1])

@@ -154,8 +154,13 @@ class AdaptedModel:
 
     def _replace_norms_and_head(self) -> None:
         if Group.NORM_AFFINE in self.adapter.trains or self.policy.moving:
-            norms = [(n, m) for n, m in self.module.named_modules() if isinstance(m, nn.BatchNorm2d)]
+            norms = [(n, m) for n, m in self.module.named_modules() if isinstance(m, NORM_TYPES)]
             for name, norm in norms:
+                if not isinstance(norm, nn.BatchNorm2d):
+                    raise AttachError(
+                        f"backbone {self.backbone.name!r} has a {type(norm).__name__} at {name!r}, whose affine cannot "
+                        "be trained yet; choose a backbone with batch norms, or adapter 'head'"
+                    )
                 if norm.running_mean is None:
                     raise AttachError(
                         f"backbone {self.backbone.name!r} has a batch norm without running statistics at {name!r}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import MutableMapping
 from dataclasses import dataclass
@@ -186,6 +187,7 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
         },
         "data": {
             "name": dataset.name,
+            "digest": data_digest(experiment),
             "num_classes": dataset.num_classes,
             "class_names": list(dataset.class_names),
             "train": len(dataset.train),
@@ -205,6 +207,17 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
         },
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def data_digest(experiment: Experiment) -> str:
+    """BLAKE2 over what is trained and measured on, and who holds it: the same digest, the same run."""
+    digest = hashlib.blake2b(digest_size=16)
+    train, measured = experiment.dataset.train, experiment.measured_on
+    clients = [*experiment.clients.train, *experiment.clients.test]
+    for tensor in (train.images, train.labels, measured.images, measured.labels, *clients):
+        digest.update(f"{tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def processor() -> str:

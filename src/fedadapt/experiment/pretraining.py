@@ -38,9 +38,9 @@ class PretrainRecipe(Section):
 def pretrain_backbone(
     recipe_path: Path, out: Path, settings: Sequence[str] = (), *, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Trains, or goes on training, and writes `out` in fp16 with ``out.md``, its model card.
+    """Trains, or goes on training, and writes `out` in fp16 with ``OUT.md``, its model card.
 
-    The state is kept in ``out.state`` until the end; calling again with the same arguments goes on from it.
+    The state is kept in ``OUT.state`` until the end; calling again with the same arguments goes on from it.
 
     Returns:
         What the card says, as JSON values.
@@ -57,11 +57,12 @@ def pretrain_backbone(
     )
     backbone = choice.create("backbone")(dataset.num_classes, Seeds(recipe.train.seed).torch("backbone"))
     model = backbone.module.requires_grad_(requires_grad=True)
+    state = out.with_name(f"{out.name}.state")
     log = pretrain(
         model,
         dataset,
         recipe.train,
-        out.with_suffix(".state"),
+        state,
         device=recipe.device,
         on_epoch=lambda entry: say(json.dumps(entry)),
     )
@@ -86,7 +87,8 @@ def pretrain_backbone(
         "log": log,
     }
     save_weights(model, out, entry, torch.float16)
-    out.with_suffix(".md").write_text(model_card(entry), encoding="utf-8")
+    out.with_name(f"{out.name}.md").write_text(model_card(entry), encoding="utf-8")
+    state.unlink()
     return entry
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import threading
@@ -15,12 +16,13 @@ from pathlib import Path
 
 from fedadapt.engines import Engine, LocalEngine
 from fedadapt.errors import Interrupted, RunError
-from fedadapt.experiment.build import Experiment, build, manifest
+from fedadapt.experiment.build import Experiment, build, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.federation.round import Played, play
 from fedadapt.federation.sampling import sample_cohort
 from fedadapt.federation.serve import KEPT
 from fedadapt.params import Streams, stack
+from fedadapt.runs.lock import acquire
 from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
 from fedadapt.training.denormals import flushed_denormals
@@ -41,12 +43,12 @@ class Watcher:
 
 
 class StoredMemory(UserDict[int, Streams]):
-    """The clients' memory: read from the run on first use; what is written waits for the round's commit."""
+    """The clients' memory: read from the run when it is asked for; what is written waits for the round's commit."""
 
     def __init__(self, store: RunStore) -> None:
         super().__init__()
         self.store = store
-        self.unsaved: dict[int, Streams] = {}
+        self.unsaved: set[int] = set()
 
     def __contains__(self, client: object) -> bool:
         if client not in self.data:
@@ -57,12 +59,17 @@ class StoredMemory(UserDict[int, Streams]):
         return True
 
     def __setitem__(self, client: int, streams: Streams) -> None:
-        self.data[client] = self.unsaved[client] = streams
+        self.data[client] = streams
+        self.unsaved.add(client)
 
-    def take_unsaved(self) -> dict[int, Streams]:
-        """What this round wrote, and forgets that it was unsaved."""
-        unsaved, self.unsaved = self.unsaved, {}
-        return unsaved
+    def written(self) -> dict[int, Streams]:
+        """What this round wrote."""
+        return {client: self.data[client] for client in sorted(self.unsaved)}
+
+    def forget(self) -> None:
+        """Lets go of what is on disk, so that memory follows the cohort and not the clients ever seen."""
+        self.data.clear()
+        self.unsaved.clear()
 
 
 def run(
@@ -84,9 +91,12 @@ def run(
     # Before anything is removed, so that a wrong setting does not cost the run that was to be replaced.
     experiment = build(config)
     if overwrite and (path / FILE).exists():
-        # Opening takes the lock, so a run that is in use is not pulled from under its process.
-        _release(path)
-        shutil.rmtree(path)
+        # With the lock, so that a run that is in use is not pulled from under its process.
+        lock = acquire(path)
+        try:
+            shutil.rmtree(path)
+        finally:
+            os.close(lock)
     with RunStore.create(path, manifest(experiment)) as store:
         _play_on(experiment, store, watcher or Watcher())
     return path
@@ -110,26 +120,18 @@ def rebuild(store: RunStore) -> Experiment:
     """Makes again what a stored run was made of.
 
     Raises:
-        RunError: the backbone is not the one that the run began with.
-        FedadaptError: the data or something else cannot be made any more.
+        RunError: the backbone or the data are not those that the run began with.
+        FedadaptError: something cannot be made any more.
     """
-    experiment = build(make_config(store.manifest["config"]))
-    began_with = store.manifest["backbone"]["digest"]
-    if experiment.backbone.digest != began_with:
-        raise RunError(
-            f"run {store.path} began on backbone {began_with[:12]}, here it is {experiment.backbone.digest[:12]}; "
-            "use the same weights and versions"
-        )
+    began = store.manifest
+    experiment = build(make_config(began["config"]))
+    for what, now in (("backbone", experiment.backbone.digest), ("data", data_digest(experiment))):
+        if now != began[what]["digest"]:
+            raise RunError(
+                f"run {store.path} began on {what} {began[what]['digest'][:12]}, here it is {now[:12]}; "
+                f"use the same {what} and versions"
+            )
     return experiment
-
-
-def _release(path: Path) -> None:
-    """Makes sure that nobody writes to the run at `path`, damaged or not."""
-    try:
-        RunStore.open(path).close()
-    except RunError as error:
-        if "in use" in str(error):
-            raise
 
 
 def _play_on(experiment: Experiment, store: RunStore, watcher: Watcher) -> None:
@@ -167,11 +169,12 @@ def _play_on(experiment: Experiment, store: RunStore, watcher: Watcher) -> None:
                 {name: value for name, value in metrics.items() if value is not None},
                 clients,
                 played.ledger,
-                memory.take_unsaved(),
+                memory.written(),
                 time.perf_counter() - begun,
                 time.process_time() - cpu_begun,
             )
             store.commit(record)
+            memory.forget()
             watcher.committed(record)
 
 

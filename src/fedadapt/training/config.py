@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedadapt.errors import ConfigError
 
 Precision = Literal["fp32", "bf16"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainConfig(BaseModel):
@@ -24,7 +25,7 @@ class TrainConfig(BaseModel):
         default="constant", description="of the rate over the rounds of a run"
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd; starts at zero in every round")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adamw")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="of adamw")
     weight_decay: float = Field(default=0.0, ge=0)
     clip_norm: float | None = Field(
         default=None, gt=0, description="largest gradient norm of a client's step"
@@ -58,6 +59,10 @@ class TrainConfig(BaseModel):
             device = torch.device(self.device)
         except RuntimeError as error:
             raise ConfigError(f"train.device is {self.device!r}; use auto, cpu, cuda or cuda:N") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"train.device is {self.device!r}, but no GPU is usable here; use auto or cpu")
+        if device.type not in ("cpu", "cuda"):
+            raise ConfigError(f"train.device is {self.device!r}; use auto, cpu, cuda or cuda:N")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(
+                f"train.device is {self.device!r}, but {torch.cuda.device_count()} GPUs are usable here; use auto or cpu"
+            )
         return device

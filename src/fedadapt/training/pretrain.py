@@ -113,7 +113,11 @@ def pretrain(
     model.to(device).to(memory_format=torch.channels_last)
     weights = [p for p in model.parameters() if p.requires_grad]
     momenta = [torch.zeros_like(p) for p in weights]
-    log = _restore(model, momenta, config, state_path) if state_path.exists() else []
+    # A state belongs to its recipe and its images: what was learnt elsewhere must not be taken for this.
+    identity = json.dumps(
+        [config.model_dump(mode="json"), dataset.name, len(dataset.train), dataset.mean, dataset.std]
+    )
+    log = _restore(model, momenta, identity, state_path) if state_path.exists() else []
     augment, seeds = Augment(pad=config.pad, flip=config.flip), Seeds(config.seed)
     steps = len(dataset.train) // config.batch_size
     if steps == 0:
@@ -149,7 +153,7 @@ def pretrain(
         if dataset.validation is not None:
             entry["validation_top1"] = top1(model, dataset.validation, dataset.mean, dataset.std)
         log.append(entry)
-        _store(model, momenta, config, log, state_path)
+        _store(model, momenta, identity, log, state_path)
         on_epoch(entry)
     model.eval()
     return log
@@ -198,25 +202,23 @@ def _descend(
 
 
 def _store(
-    model: nn.Module, momenta: list[Tensor], config: PretrainConfig, log: list[dict[str, Any]], path: Path
+    model: nn.Module, momenta: list[Tensor], identity: str, log: list[dict[str, Any]], path: Path
 ) -> None:
     tensors = {f"model.{name}": t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     tensors |= {f"momentum.{index}": t.cpu().contiguous() for index, t in enumerate(momenta)}
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, part, metadata={"config": config.model_dump_json(), "log": json.dumps(log)})
+    save_file(tensors, part, metadata={"config": identity, "log": json.dumps(log)})
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(path)
 
 
-def _restore(
-    model: nn.Module, momenta: list[Tensor], config: PretrainConfig, path: Path
-) -> list[dict[str, Any]]:
+def _restore(model: nn.Module, momenta: list[Tensor], identity: str, path: Path) -> list[dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-            if metadata["config"] != config.model_dump_json():
+            if metadata["config"] != identity:
                 raise RunError(
                     f"{path} is the state of another recipe: {metadata['config']}; choose another --out"
                 )
