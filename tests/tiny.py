@@ -58,7 +58,7 @@ def tiny(*settings: str) -> RunConfig:
     """The tiny run with settings such as ``train.lr=0.1`` applied."""
     document = deepcopy(DOCUMENT)
     for setting in settings:
-        apply_setting(document, setting)
+        apply_setting(document, setting, RunConfig)
     return make_config(document)
 
 

@@ -234,7 +234,7 @@ def test_a_refused_setting_leaves_values_alone():
     """A value is not turned into a section by a setting below it."""
     document = {"rounds": 3}
     with pytest.raises(ConfigError):
-        apply_setting(document, "rounds.more=1")
+        apply_setting(document, "rounds.more=1", RunConfig)
     assert document == {"rounds": 3}
 
 

@@ -115,7 +115,7 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"run file {path} is not TOML: {error}") from error
     document.setdefault("name", path.stem)
     for setting in settings:
-        apply_setting(document, setting)
+        apply_setting(document, setting, RunConfig)
     return make_config(document)
 
 
@@ -131,8 +131,8 @@ def make_config(document: Mapping[str, Any]) -> RunConfig:
         raise ConfigError(first_problem(error, _siblings(error.errors()[0]["loc"]))) from None
 
 
-def apply_setting(document: dict[str, Any], setting: str) -> None:
-    """Sets one key of a document in place, from ``key=value``."""
+def apply_setting(document: dict[str, Any], setting: str, model: type[BaseModel]) -> None:
+    """Sets one key of a document for `model` in place, from ``key=value``."""
     key, separator, text = setting.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set takes key=value, got {setting!r}; for instance --set train.lr=0.1")
@@ -143,7 +143,7 @@ def apply_setting(document: dict[str, Any], setting: str) -> None:
     *sections, last = path = key.split(".")
     place = document
     for depth, section in enumerate(sections, start=1):
-        field = _choice(path[:depth])
+        field = _choice(path[:depth], model)
         # An option of a choice that the file leaves at its default belongs to that default.
         named = (
             {"name": field.default.name} if field is not None and isinstance(field.default, Choice) else {}
@@ -152,12 +152,11 @@ def apply_setting(document: dict[str, Any], setting: str) -> None:
         if not isinstance(place, dict):
             raise ConfigError(f"--set {setting}: {section!r} is a value, not a section")
     # `--set adapter=full` means the name; options of the old choice would not fit the new one.
-    place[last] = {"name": value} if isinstance(value, str) and _choice(path) is not None else value
+    place[last] = {"name": value} if isinstance(value, str) and _choice(path, model) is not None else value
 
 
-def _choice(path: Sequence[str]) -> FieldInfo | None:
-    """The field of the configuration at `path` if it is a choice."""
-    model: Any = RunConfig
+def _choice(path: Sequence[str], model: Any) -> FieldInfo | None:
+    """The field of `model` at `path` if it is a choice."""
     field = None
     for key in path:
         if not (isinstance(model, type) and issubclass(model, BaseModel)) or key not in model.model_fields:

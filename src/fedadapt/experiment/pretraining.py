@@ -135,7 +135,7 @@ def _load(path: Path, settings: Sequence[str]) -> PretrainRecipe:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot read recipe {path}: {error}") from error
     for setting in settings:
-        apply_setting(document, setting)
+        apply_setting(document, setting, PretrainRecipe)
     try:
         return PretrainRecipe.model_validate(document)
     except ValidationError as error:
