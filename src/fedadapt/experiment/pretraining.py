@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from fedadapt.backbones.backbone import content_digest
 from fedadapt.backbones.weights import save_weights
@@ -25,8 +25,6 @@ from fedadapt.training.pretrain import PretrainConfig, pretrain, top1
 
 class PretrainRecipe(Section):
     """A pretraining: which network, which data, how."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: Choice = Choice(name="resnet26")
     source: Choice
