@@ -48,12 +48,9 @@ def pretrain_backbone(
     """
     recipe = _load(recipe_path, settings)
     dataset: Dataset = recipe.source.create("source")
-    choice = (
-        recipe.backbone.model_copy(update={"weights": None})
-        if recipe.backbone.name != "timm"
-        else recipe.backbone
-    )
+    choice = _start(recipe.backbone)
     backbone = choice.create("backbone")(dataset.num_classes, Seeds(recipe.train.seed).torch("backbone"))
+    started_from = (choice.model_extra or {}).get("weights") and content_digest(backbone.module, backbone.head)
     model = backbone.module.requires_grad_(requires_grad=True)
     state = out.with_name(f"{out.name}.state")
     log = pretrain(
@@ -67,6 +64,7 @@ def pretrain_backbone(
     model.cpu().half().float()
     entry = {
         "backbone": backbone.name,
+        "started_from": started_from,
         "data": dataset.name,
         "terms": recipe.terms,
         "classes": dataset.num_classes,
@@ -90,6 +88,13 @@ def pretrain_backbone(
     return entry
 
 
+def _start(choice: Choice) -> Choice:
+    """The network to train: from random weights, unless the recipe itself names weights to go on from."""
+    if choice.name == "timm" or "weights" in (choice.model_extra or {}):
+        return choice
+    return choice.model_copy(update={"weights": None})
+
+
 def model_card(entry: dict[str, Any]) -> str:
     """The model card of a weight file, in Markdown."""
     validation = entry["validation_top1"]
@@ -102,6 +107,7 @@ def model_card(entry: dict[str, Any]) -> str:
         f"| top-1 on validation images | {'not measured' if validation is None else f'{100 * validation:.2f} %'} |",
         f"| training data | {entry['train_images']:,} images, {entry['classes']} classes |",
         f"| terms of the data | {entry['terms'] or 'not stated'} |",
+        f"| started from | {f'`{origin}` (digest without head)' if (origin := entry['started_from']) else 'random weights'} |",
         f"| digest (without head) | `{entry['digest']}` |",
         "| stored as | fp16 safetensors |",
         f"| pixel mean, std | {entry['mean']}, {entry['std']} |",
