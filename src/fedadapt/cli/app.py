@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from fedadapt.cli import catalogue, compare, export, inspect, partition, plan, pretrain, report, resume, run
+from fedadapt.cli import (
+    catalogue,
+    check,
+    compare,
+    export,
+    inspect,
+    join,
+    partition,
+    plan,
+    pretrain,
+    report,
+    resume,
+    run,
+    serve,
+)
 from fedadapt.errors import FedadaptError
 
 app = typer.Typer(
@@ -26,6 +40,9 @@ for name, command in (
     ("export", export.command),
     ("inspect", inspect.command),
     ("pretrain", pretrain.command),
+    ("serve", serve.command),
+    ("join", join.command),
+    ("check", check.command),
     ("list", catalogue.command),
 ):
     app.command(name)(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -100,6 +100,17 @@ def build_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
         ConfigError: a name or option is wrong.
         DataError: the data cannot be read, or does not go round.
     """
+    dataset, measured_on = load_data(config)
+    return dataset, measured_on, share_out(config, dataset.train)
+
+
+def load_data(config: RunConfig) -> tuple[Dataset, Split]:
+    """The data set, cut down as `config` says, and the split that is measured on.
+
+    Raises:
+        ConfigError: a name or option is wrong.
+        DataError: the data cannot be read.
+    """
     seeds, data = Seeds(config.seed), config.data
     dataset: Dataset = data.source.create("source")
     measured_on, train = dataset.test, dataset.train
@@ -110,6 +121,17 @@ def build_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
     dataset = Dataset(
         dataset.name, train, dataset.test, dataset.class_names, dataset.validation, dataset.mean, dataset.std
     )
+    return dataset, measured_on
+
+
+def share_out(config: RunConfig, train: Split) -> Clients:
+    """Who holds what of `train`.
+
+    Raises:
+        ConfigError: a name or option is wrong.
+        DataError: the data do not go round.
+    """
+    seeds, data = Seeds(config.seed), config.data
     parts = data.partition.create("partition")(train, data.num_clients, seeds)
     kept, held = [], []
     for client, indices in enumerate(parts):
@@ -121,11 +143,19 @@ def build_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
         own, test = hold_out(indices, train.labels, data.local_test_fraction, generator)
         kept.append(own)
         held.append(test)
-    return dataset, measured_on, Clients(kept, held)
+    return Clients(kept, held)
 
 
-def build(config: RunConfig) -> Experiment:
+LoadData = Callable[[RunConfig], tuple[Dataset, Split, Clients]]
+"""Where the data of a party come from: see `build_data`."""
+
+
+def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     """Makes everything that `config` names.
+
+    Args:
+        config: what to make.
+        load: the data of this party; a simulation holds everybody's.
 
     Raises:
         FedadaptError: one of its kinds, for whatever cannot be made.
@@ -137,7 +167,7 @@ def build(config: RunConfig) -> Experiment:
     codec = config.codec.create("codec")
     build_backbone = config.backbone.create("backbone")
     device = config.train.resolve_device()
-    dataset, measured_on, clients = build_data(config)
+    dataset, measured_on, clients = load(config)
     backbone = build_backbone(dataset.num_classes, seeds.torch("backbone"))
     channels = dataset.train.images.shape[1]
     mean, std = backbone.mean or dataset.mean, backbone.std or dataset.std
@@ -159,15 +189,16 @@ def build(config: RunConfig) -> Experiment:
     )
 
 
-def manifest(experiment: Experiment) -> dict[str, Any]:
-    """What a run writes down about itself before its first round."""
+def manifest(experiment: Experiment, engine: str) -> dict[str, Any]:
+    """What a run writes down about itself before its first round; `engine` is what carries its messages."""
     config, dataset = experiment.config, experiment.dataset
-    counted = len(experiment.clients.train) <= MAX_COUNTED_CLIENTS
+    counted = 0 < len(experiment.clients.train) <= MAX_COUNTED_CLIENTS
     counts = (
         label_counts(dataset.train.labels, experiment.clients.train, dataset.num_classes) if counted else None
     )
     return {
         "config": config.model_dump(mode="json"),
+        "engine": engine,
         "seed": config.seed,
         "plan": [
             {

@@ -73,6 +73,19 @@ class EngineConfig(Section):
     chunk: int | None = Field(default=None, ge=1, description="clients trained together; none: by itself")
 
 
+class FederationConfig(Section):
+    """When a round between real sites closes; a simulation does not wait."""
+
+    quorum: int = Field(
+        default=1, ge=1, description="updates without which a round stays open past its deadline"
+    )
+    deadline_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="seconds from when a quorum of sites is there; none: until every site asked has answered",
+    )
+
+
 class EvaluateConfig(Section):
     """When the global model is measured; the last round always is."""
 
@@ -95,6 +108,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     engine: EngineConfig = EngineConfig()
+    federation: FederationConfig = FederationConfig()
 
 
 def load_config(path: Path, settings: Sequence[str] = ()) -> RunConfig:

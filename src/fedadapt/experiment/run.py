@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fedadapt.engines import Engine, LocalEngine
 from fedadapt.errors import Interrupted, RunError
-from fedadapt.experiment.build import Experiment, build, data_digest, manifest
+from fedadapt.experiment.build import Experiment, LoadData, build, build_data, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.federation.round import Played, play
 from fedadapt.federation.sampling import sample_cohort
@@ -97,8 +97,8 @@ def run(
             shutil.rmtree(path)
         finally:
             os.close(lock)
-    with RunStore.create(path, manifest(experiment)) as store:
-        _play_on(experiment, store, watcher or Watcher())
+    with RunStore.create(path, manifest(experiment, "local")) as store:
+        _simulate(experiment, store, watcher or Watcher())
     return path
 
 
@@ -112,19 +112,25 @@ def resume(path: Path, *, watcher: Watcher | None = None) -> Path:
         FedadaptError: the data or the backbone are not what the run began with.
     """
     with RunStore.open(path) as store:
-        _play_on(rebuild(store), store, watcher or Watcher())
+        if store.manifest.get("engine", "local") != "local":
+            raise RunError(f"run {path} is a federation between sites; go on with: fedadapt serve")
+        _simulate(rebuild(store), store, watcher or Watcher())
     return path
 
 
-def rebuild(store: RunStore) -> Experiment:
+def rebuild(store: RunStore, load: LoadData = build_data) -> Experiment:
     """Makes again what a stored run was made of.
+
+    Args:
+        store: the run.
+        load: the data of this party, as when the run began.
 
     Raises:
         RunError: the backbone or the data are not those that the run began with.
         FedadaptError: something cannot be made any more.
     """
     began = store.manifest
-    experiment = build(make_config(began["config"]))
+    experiment = build(make_config(began["config"]), load)
     for what, now in (("backbone", experiment.backbone.digest), ("data", data_digest(experiment))):
         if now != began[what]["digest"]:
             raise RunError(
@@ -134,10 +140,30 @@ def rebuild(store: RunStore) -> Experiment:
     return experiment
 
 
-def _play_on(experiment: Experiment, store: RunStore, watcher: Watcher) -> None:
-    config = experiment.config
+def _simulate(experiment: Experiment, store: RunStore, watcher: Watcher) -> None:
     memory = StoredMemory(store)
-    engine = LocalEngine(experiment.party(memory), config.engine.chunk)
+    engine = LocalEngine(experiment.party(memory), experiment.config.engine.chunk)
+    play_on(experiment, store, engine, memory, watcher)
+
+
+def play_on(
+    experiment: Experiment, store: RunStore, engine: Engine, memory: StoredMemory, watcher: Watcher
+) -> None:
+    """Plays the rounds that a run still lacks, each one transaction.
+
+    Args:
+        experiment: what the run is made of.
+        store: the run.
+        engine: carries the requests of a round to its clients.
+        memory: what clients keep, where this process simulates them.
+        watcher: told of progress.
+
+    Raises:
+        RunError: a round cannot be committed, or nobody could do his part in it.
+        EngineError: messages cannot be carried.
+        Interrupted: Ctrl-C; everything up to the last round is on disk.
+    """
+    config = experiment.config
     with flushed_denormals(), _interruptible() as stop_asked:
         if store.last_round is None:
             first = experiment.first_state()
@@ -204,7 +230,7 @@ def _measure_clients(
     experiment: Experiment, state: Streams, memory: StoredMemory, records: tuple[ClientRecord, ...]
 ) -> tuple[ClientRecord, ...]:
     """Adds to each record the accuracy on the client's own held-out samples, with what it keeps."""
-    if not experiment.config.data.local_test_fraction:
+    if not (experiment.config.data.local_test_fraction and experiment.clients.test):
         return records
     params = experiment.global_params(state)
     accuracies: list[float | None] = []

@@ -6,7 +6,7 @@ stacked on the client axis and trained together. It is the same code.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +59,7 @@ class Party:
     train: TrainConfig
     rounds: int
     split: Split
-    indices: Sequence[Int64[Tensor, " _"]]
+    indices: Sequence[Int64[Tensor, " _"]] | Mapping[int, Int64[Tensor, " _"]]
     augment: Augment
     mean: tuple[float, ...]
     std: tuple[float, ...]

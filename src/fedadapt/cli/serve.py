@@ -1,0 +1,86 @@
+"""``fedadapt serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedadapt.cli.options import RecipeArgument, RunsFolderOption, SetOption
+from fedadapt.errors import ConfigError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def command(
+    recipe: RecipeArgument,
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    runs: RunsFolderOption = Path("runs"),
+    host: Annotated[str, typer.Option(help="The interface to listen on.")] = "0.0.0.0",  # noqa: S104
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8443,
+    tls_cert: Annotated[Path | None, typer.Option(help="The server's certificate, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    site: Annotated[
+        list[str], typer.Option(metavar="NUMBER=KEY.pub", help="A site's number and public key; repeatable.")
+    ] = [],  # noqa: B006
+    *,
+    insecure: Annotated[bool, typer.Option("--insecure", help="No TLS and no keys; loopback only.")] = False,
+) -> None:
+    """Lead a federation between real sites: start Flower's server, wait for sites, play the rounds."""
+    from fedadapt.engines.flower import require_flower
+
+    require_flower()
+    if insecure and host not in LOOPBACK:
+        raise ConfigError(
+            f"--insecure works on the loopback interface only, got --host {host}; add --host 127.0.0.1"
+        )
+    if not insecure and (tls_cert is None or tls_key is None):
+        raise ConfigError(
+            "a federation needs --tls-cert and --tls-key; docs/howto/deploy.md makes them in three lines"
+        )
+    if not insecure and not site:
+        raise ConfigError("name every site with its public key, for instance --site 0=hospital-a.pub")
+    for file in (tls_cert, tls_key):
+        if file is not None and not file.is_file():
+            raise ConfigError(f"there is no file {file}")
+    keys = _keys(site)
+
+    from fedadapt.cli.follow import follow
+    from fedadapt.engines.flower.server import Address, FlowerServer
+    from fedadapt.experiment import load_config
+    from fedadapt.experiment.federated import LOG, begin, rounds_done, write_numbers
+
+    config = load_config(recipe, settings)
+    if keys and max(keys) >= config.data.num_clients:
+        raise ConfigError(
+            f"--site {max(keys)} is not from 0 to {config.data.num_clients - 1}, the clients of the recipe"
+        )
+    path = begin(config, runs)
+    server = FlowerServer(
+        path,
+        Address(host, port, None if insecure else tls_cert, None if insecure else tls_key),
+        keys,
+        lambda: rounds_done(path),
+        lambda nodes: write_numbers(path, nodes),
+        typer.echo,
+    )
+    with follow(path / LOG, typer.echo):
+        server.keep_going()
+    typer.echo(f"done: {path}   see it with: fedadapt report {path}")
+
+
+def _keys(sites: list[str]) -> dict[int, Path]:
+    keys: dict[int, Path] = {}
+    for entry in sites:
+        number, separator, file = entry.partition("=")
+        if not separator or not number.isdigit():
+            raise ConfigError(
+                f"--site takes NUMBER=KEY.pub, got {entry!r}; for instance --site 0=hospital-a.pub"
+            )
+        if int(number) in keys:
+            raise ConfigError(f"--site {number} is given twice; every site has its own number")
+        if not Path(file).is_file():
+            raise ConfigError(f"there is no public key {file}")
+        keys[int(number)] = Path(file)
+    return keys

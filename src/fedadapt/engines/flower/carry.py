@@ -1,0 +1,98 @@
+"""How what parties say travels in Flower's messages: one JSON text, and at most one array that is a frame."""
+
+from __future__ import annotations
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from pydantic import Field
+
+from fedadapt.errors import FrameError
+from fedadapt.federation.handshake import Digest, Document, Line
+
+HELLO, CHUNK, ROUND = (
+    f"{MessageType.QUERY}.hello",
+    f"{MessageType.QUERY}.backbone",
+    f"{MessageType.TRAIN}.round",
+)
+"""The types of message: the handshake, a piece of the backbone, a round's request."""
+
+_FRAME, _ABOUT = "frame", "about"
+_STYPE = "fedadapt.frame"
+
+
+class Greeting(Document):
+    """The server says hello: the terms as JSON, and the number it gives the party (-1: the party's own)."""
+
+    terms: str
+    client: int = Field(ge=-1)
+
+
+class Piece(Document):
+    """A piece of the backbone's weight file is in the frame; in the answer, from where to go on."""
+
+    backbone: Digest
+    offset: int = Field(ge=0)
+    total: int = Field(ge=0)
+    problem: Line = ""
+
+
+class Ask(Document):
+    """A round's request is in the frame.
+
+    Args:
+        run: which run.
+        round: counted from 1.
+        client: who is asked.
+        accepted: the last round whose update of this client counted; 0 if none did.
+    """
+
+    run: Digest
+    round: int = Field(ge=1)
+    client: int = Field(ge=0)
+    accepted: int = Field(ge=0)
+
+
+class Answer(Document):
+    """A round's answer: the upload is in the frame, or it failed.
+
+    Args:
+        round: as asked.
+        client: who answers.
+        failure: why there is no upload.
+        stranger: the party has not shaken hands on this run, or forgot it.
+    """
+
+    round: int = Field(ge=1)
+    client: int = Field(ge=0)
+    failure: Line = ""
+    stranger: bool = False
+
+
+def pack(about: Document, frame: bytes | None = None) -> RecordDict:
+    """The content of a message."""
+    content = RecordDict({_ABOUT: ConfigRecord({"json": about.model_dump_json()})})
+    if frame is not None:
+        content[_FRAME] = ArrayRecord({_FRAME: Array("uint8", (len(frame),), _STYPE, frame)})
+    return content
+
+
+def text_of(message: Message) -> object:
+    """The JSON text of a message that arrived, unchecked."""
+    records = message.content.config_records
+    return records[_ABOUT].get("json") if _ABOUT in records else None
+
+
+def frame_of(message: Message) -> bytes:
+    """The frame of a message that arrived; empty if it has none.
+
+    Raises:
+        FrameError: it holds other arrays than a frame.
+    """
+    records = message.content.array_records
+    if not records:
+        return b""
+    if set(records) != {_FRAME} or set(records[_FRAME]) != {_FRAME}:
+        raise FrameError("message holds other arrays than one frame")
+    array = records[_FRAME][_FRAME]
+    if array.stype != _STYPE or array.dtype != "uint8":
+        raise FrameError(f"message holds an array of {array.stype!r} {array.dtype!r}, not a frame")
+    return array.data

@@ -1,0 +1,206 @@
+"""Flower's own processes: started with sane settings, watched, and started again when they die."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fedadapt.errors import EngineError
+
+HOME, FAILURE = "flower", "failure"
+"""Flower's folder in a run's directory, and the file in it by which a server app says that it is no use to start
+it again, and why."""
+
+_DEATH_SIGNAL = 1
+"""Linux: the `prctl` by which a child asks to be told that its parent died."""
+
+_SETTINGS = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "PYTHONUNBUFFERED": "1",
+    "NO_COLOR": "1",
+}
+
+_BUNDLE = {
+    "pyproject.toml": """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "fedadapt-federation"
+version = "1.0.0"
+description = "fedadapt on Flower: two apps that are installed on every party already"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "fedadapt"
+
+[tool.flwr.app.components]
+serverapp = "federation.server:app"
+clientapp = "federation.site:app"
+
+[tool.flwr.app.config]
+run = ""
+""",
+    "federation/__init__.py": "",
+    "federation/server.py": "from fedadapt.experiment.flower import server_app\n\napp = server_app\n",
+    "federation/site.py": "from fedadapt.experiment.flower import site_app\n\napp = site_app\n",
+}
+"""What Flower carries to every node: no code but the names of ours."""
+
+
+def program(name: str) -> str:
+    """The path of one of Flower's commands.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if found is None:
+        raise EngineError(f"command {name} is not installed; install: pip install 'fedadapt[flower]'")
+    return found
+
+
+def environment(home: Path) -> dict[str, str]:
+    """What Flower's processes get to see; `home` is where they keep their files."""
+    own = {
+        "FLWR_HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    return {**os.environ, **_SETTINGS, **own}
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def listening(port: int) -> bool:
+    """Whether somebody listens on a port of the loopback interface."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        return True
+    return False
+
+
+def write_bundle(folder: Path) -> Path:
+    """Writes the app that `flwr run` takes, and returns where it is."""
+    for name, text in _BUNDLE.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return folder
+
+
+class Child:
+    """A process and all that it starts; they end together, at the latest with this process.
+
+    Args:
+        command: program and arguments.
+        home: Flower's folder.
+        log: where its output goes.
+    """
+
+    def __init__(self, command: list[str], home: Path, log: Path) -> None:
+        self._command = command
+        self._home = home
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """Its number, if it was started."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Starts it, after whatever is left of an earlier one has been stopped."""
+        self.stop()
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment(self._home),
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads take part: it only calls prctl
+            )
+
+    def stop(self) -> None:
+        """Asks the whole group to end, and ends it if it does not."""
+        if self._process is None:
+            return
+        for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+        self._process = None
+
+    def last_line(self) -> str:
+        """The last thing it said."""
+        with suppress(OSError):
+            lines = self._log.read_text(errors="replace").strip().splitlines()
+            return lines[-1].strip() if lines else ""
+        return ""
+
+
+def flwr(home: Path, *arguments: str) -> dict[str, Any]:
+    """Runs one of Flower's operator commands and returns its JSON.
+
+    Raises:
+        EngineError: it failed.
+    """
+    done = subprocess.run(
+        [program("flwr"), *arguments, "--format", "json"],
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    with suppress(ValueError):
+        said: dict[str, Any] = json.loads(done.stdout[done.stdout.find("{") :])
+        if said.get("success"):
+            return said
+        raise EngineError(f"flwr {arguments[0]} failed: {said.get('error-message') or said}")
+    problem = (done.stderr or done.stdout).strip().splitlines()
+    raise EngineError(
+        f"flwr {arguments[0]} failed: {problem[-1] if problem else f'exit code {done.returncode}'}"
+    )
+
+
+def wait_for(port: int, child: Child, patience_s: float = 60.0) -> None:
+    """Waits until a child listens.
+
+    Raises:
+        EngineError: it ended, or does not listen in time.
+    """
+    until = time.monotonic() + patience_s
+    while not listening(port):
+        if not child.alive or time.monotonic() > until:
+            raise EngineError(f"Flower's process did not start: {child.last_line() or 'it said nothing'}")
+        time.sleep(0.2)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)

@@ -1,0 +1,189 @@
+"""The server of a real federation: begins a run, and plays the rounds that it still lacks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from fedadapt.backbones.weights import save_weights
+from fedadapt.data.dataset import Dataset, Split
+from fedadapt.engines import Engine
+from fedadapt.engines.flower.mandate import Mandate, Patience
+from fedadapt.errors import ConfigError, RunError
+from fedadapt.experiment.build import Clients, Experiment, build, load_data, manifest
+from fedadapt.experiment.config import RunConfig
+from fedadapt.experiment.run import StoredMemory, Watcher, play_on, rebuild
+from fedadapt.federation.handshake import Terms
+from fedadapt.runs.records import Outcome, RoundRecord
+from fedadapt.runs.store import FILE, RunStore
+
+WEIGHTS, LOG, SITES = "backbone.safetensors", "server.log", "sites.json"
+
+
+def begin(config: RunConfig, folder: Path) -> Path:
+    """Makes the run directory of a federation, or finds the one that was begun with the same recipe.
+
+    Raises:
+        ConfigError: the recipe cannot work between sites.
+        RunError: the directory holds another run.
+    """
+    quorum, asked = config.federation.quorum, config.cohort or config.data.num_clients
+    if quorum > asked:
+        raise ConfigError(f"federation.quorum is {quorum}, but only {asked} clients are asked in a round")
+    path = folder / config.name
+    if (path / FILE).exists():
+        with RunStore.read(path) as store:
+            began = store.manifest
+        if began.get("engine") != "flower" or began["config"] != config.model_dump(mode="json"):
+            raise RunError(f"directory {path} holds another run; give this one another name")
+        return path
+    experiment = build(config, _server_data)
+    RunStore.create(path, manifest(experiment, "flower")).close()
+    return path
+
+
+def lead(run: Path, connect: Callable[[Mandate], Engine]) -> None:
+    """Plays the rounds that a federation's run still lacks; returns when it is complete.
+
+    Args:
+        run: the run's directory, as `begin` made it.
+        connect: makes the engine.
+
+    Raises:
+        FedadaptError: one of its kinds; what was committed is safe, and calling again goes on from there.
+    """
+    with RunStore.open(run) as store:
+        experiment = rebuild(store, _server_data)
+        if not (run / WEIGHTS).exists():
+            metadata = {"backbone": experiment.backbone.name}
+            save_weights(experiment.backbone.module, run / WEIGHTS, metadata, torch.float32)
+        log = _Log(run / LOG, experiment.config.rounds)
+        accepted, waits = _Accepted(store), experiment.config.federation
+        engine = connect(
+            Mandate(
+                _terms(experiment, store, run),
+                experiment.config.data.num_clients,
+                Patience(waits.quorum, waits.deadline_s),
+                lambda offset, count: _read(run / WEIGHTS, offset, count),
+                lambda client: accepted.rounds.get(client, 0),
+                _numbers(run),
+                log.say,
+            )
+        )
+        play_on(experiment, store, engine, StoredMemory(store), _Both(log, accepted))
+
+
+def rounds_done(path: Path) -> tuple[int, int]:
+    """The last committed round of a run, 0 if there is none, and how many it shall have."""
+    with RunStore.read(path) as store:
+        return store.last_round or 0, int(store.manifest["config"]["rounds"])
+
+
+def write_numbers(path: Path, numbers: Mapping[int, int]) -> None:
+    """Writes down which node is which client."""
+    (path / SITES).write_text(json.dumps({str(node): client for node, client in numbers.items()}))
+
+
+def _numbers(path: Path) -> dict[int, int]:
+    file = path / SITES
+    if not file.exists():
+        return {}
+    return {int(node): int(client) for node, client in json.loads(file.read_text()).items()}
+
+
+def _server_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
+    """What a server has: the test set, the names of the classes and the shape of the images; nobody's samples."""
+    dataset, measured_on = load_data(config)
+    return dataset, measured_on, Clients([], [])
+
+
+def _terms(experiment: Experiment, store: RunStore, path: Path) -> Terms:
+    document = json.dumps(store.manifest, sort_keys=True)
+    channels, height, width = experiment.dataset.train.images.shape[1:]
+    return Terms(
+        run=hashlib.blake2b(document.encode(), digest_size=16).hexdigest(),
+        recipe=experiment.config.model_dump_json(),
+        class_names=experiment.dataset.class_names,
+        image=(channels, height, width),
+        mean=experiment.mean,
+        std=experiment.std,
+        backbone=experiment.backbone.digest,
+        backbone_bytes=(path / WEIGHTS).stat().st_size,
+        layout=experiment.plan.digest.hex(),
+        codec=experiment.wire.codec.name,
+        version=version("fedadapt"),
+    )
+
+
+def _read(file: Path, offset: int, count: int) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(offset)
+        return opened.read(count)
+
+
+class _Accepted(Watcher):
+    """The last round whose update of each client counted."""
+
+    def __init__(self, store: RunStore) -> None:
+        self.rounds: dict[int, int] = {}
+        for record in store.clients():
+            self._note(record.round, record.client, record.outcome)
+
+    def committed(self, record: RoundRecord) -> None:
+        for client in record.clients:
+            self._note(client.round, client.client, client.outcome)
+
+    def _note(self, round: int, client: int, outcome: Outcome) -> None:
+        if outcome is Outcome.ACCEPTED:
+            self.rounds[client] = round
+
+
+class _Log(Watcher):
+    """The server's log: a line for whatever happens, one for each round."""
+
+    def __init__(self, file: Path, rounds: int) -> None:
+        self._file = file
+        self._rounds = rounds
+
+    def say(self, line: str) -> None:
+        stamp = datetime.now().astimezone().isoformat(timespec="seconds")
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(f"{stamp} {line}\n")
+
+    def begin(self, experiment: Experiment, last_round: int) -> None:
+        del experiment
+        self.say(f"waiting for sites; {last_round} of {self._rounds} rounds are done")
+
+    def committed(self, record: RoundRecord) -> None:
+        counted = sum(client.outcome is Outcome.ACCEPTED for client in record.clients)
+        moved = sum(entry.num_bytes for entry in record.ledger)
+        accuracy = record.metrics.get("accuracy")
+        measured = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} %"
+        self.say(
+            f"round {record.round} of {self._rounds}: {counted} of {len(record.clients)} clients{measured}, "
+            f"{moved:,} bytes, {record.wall_s:.1f} s"
+        )
+        for client in record.clients:
+            if client.outcome is not Outcome.ACCEPTED:
+                self.say(f"round {record.round}: client {client.client} {client.outcome}: {client.reason}")
+
+
+class _Both(Watcher):
+    """Two watchers as one."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self._watchers = watchers
+
+    def begin(self, experiment: Experiment, last_round: int) -> None:
+        for watcher in self._watchers:
+            watcher.begin(experiment, last_round)
+
+    def committed(self, record: RoundRecord) -> None:
+        for watcher in self._watchers:
+            watcher.committed(record)

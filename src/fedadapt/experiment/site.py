@@ -1,0 +1,313 @@
+"""A party of a real federation: its site file, its data, and what it does when it is spoken to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from fedadapt.data.classes import align_classes
+from fedadapt.data.dataset import Dataset, Split
+from fedadapt.data.holdout import hold_out
+from fedadapt.errors import BackboneError, ConfigError, DataError, FedadaptError, RunError
+from fedadapt.experiment.build import Clients, Experiment, build, load_data, share_out
+from fedadapt.experiment.config import Choice, RunConfig, Section, load_config, make_config
+from fedadapt.federation.handshake import Fit, Terms, misfit, parse
+from fedadapt.federation.messages import Reply, Request
+from fedadapt.federation.serve import serve
+from fedadapt.files import write_whole
+from fedadapt.params import Streams, from_bytes, to_bytes
+from fedadapt.registry import first_problem
+from fedadapt.runs.lock import acquire
+from fedadapt.seeds import Seeds
+from fedadapt.training.denormals import flushed_denormals
+
+LOCK_PATIENCE_S = 24 * 3600.0
+"""How long a second request for a round waits for the first one, whose answer it then gives."""
+
+
+class SiteConfig(Section):
+    """What a site file says."""
+
+    source: Choice
+    client: int | None = Field(
+        default=None, ge=0, description="this site's number, where the server does not give it one"
+    )
+    classes: dict[str, str] = Field(
+        default={}, description="the federation's name of a class, by the name it has here"
+    )
+    share: bool = Field(
+        default=False, description="hold only the share that the recipe's partition gives this client"
+    )
+    device: str | None = Field(default=None, description="where to compute; none: as the recipe says")
+    weights: str | None = Field(default=None, description="the backbone's weight file here")
+    folder: Path = Field(
+        default=Path("fedadapt-site"), description="where this site keeps what it must not lose"
+    )
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Reads a site file; relative paths in it are relative to where it lies.
+
+    Raises:
+        ConfigError: it cannot be read, or says something that cannot be.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read site file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"site file {path} is not TOML: {error}") from error
+    try:
+        return SiteConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(
+            f"site file {path}: {first_problem(error, dict.fromkeys(SiteConfig.model_fields, ''))}"
+        ) from None
+
+
+def describe_site(path: Path, recipe: Path | None = None) -> dict[str, str]:
+    """What a site would bring into a federation, line by line, after everything that can be checked was.
+
+    Args:
+        path: the site file.
+        recipe: of the federation, if it is known here.
+
+    Raises:
+        FedadaptError: something does not fit.
+    """
+    site = FederationSite(path)
+    dataset = site.load()
+    counts = torch.bincount(dataset.train.labels, minlength=dataset.num_classes).tolist()
+    found = {
+        "fedadapt": version("fedadapt"),
+        "torch": version("torch"),
+        "data": f"{dataset.name}: {len(dataset.train)} samples, images {_by(dataset.train.images.shape[1:])}",
+        "classes": ", ".join(f"{n} ({c})" for n, c in zip(dataset.class_names, counts, strict=True)),
+    }
+    if recipe is not None:
+        config = load_config(recipe)
+        server = config.data.source.create("source")
+        align_classes(dataset, server.class_names, site.config.classes)
+        backbone = config.backbone.create("backbone")(
+            server.num_classes, Seeds(config.seed).torch("backbone")
+        )
+        found["backbone"] = f"{backbone.name} {backbone.digest[:16]}"
+    return found
+
+
+class FederationSite:
+    """A site at work.
+
+    Args:
+        path: its site file.
+        recipe: the recipe it insists on; None takes the federation's.
+    """
+
+    def __init__(self, path: Path, recipe: RunConfig | None = None) -> None:
+        self.path = path.absolute()
+        self.config = load_site(self.path)
+        self._recipe = recipe
+        self._folder = self.path.parent / self.config.folder
+
+    def load(self) -> Dataset:
+        """The site's own data.
+
+        Raises:
+            FedadaptError: they cannot be read.
+        """
+        with chdir(self.path.parent):
+            return self.config.source.create("source")
+
+    def greet(self, terms: Terms, client: int) -> Fit:
+        """Looks whether this site fits the terms, and remembers them if it does."""
+        number = self.config.client if client < 0 else client
+        own = {"version": version("fedadapt"), "recipe": terms.recipe_digest}
+        if number is None:
+            return Fit(client=-1, problem="this site has no number; set client in its site file", **own)
+        if self._recipe is not None:
+            own["recipe"] = terms.model_copy(update={"recipe": self._recipe.model_dump_json()}).recipe_digest
+        try:
+            missing = self._missing_from(terms)
+            if missing is not None:
+                return Fit(client=number, missing_from=missing, **own)
+            experiment, held = self._build(terms, number)
+        except FedadaptError as error:
+            return Fit(client=number, problem=str(error)[:500], **own)
+        fit = Fit(
+            client=number,
+            num_examples=len(held),
+            backbone=experiment.backbone.digest,
+            layout=experiment.plan.digest.hex(),
+            codec=experiment.wire.codec.name,
+            **own,
+        )
+        fit = fit.model_copy(update={"problem": misfit(terms, fit)})
+        if not fit.problem:
+            write_whole(self._of_run(terms.run) / "terms.json", terms.model_dump_json().encode())
+        return fit
+
+    def take(self, backbone: str, offset: int, total: int, data: bytes) -> int:
+        """Puts a piece of a weight file away; it is used once it is whole and makes the network it should."""
+        part = self._cached(backbone).with_suffix(".part")
+        have = part.stat().st_size if part.exists() else 0
+        if offset != have or have + len(data) > total:
+            return min(have, total)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if have + len(data) == total:
+            part.replace(self._cached(backbone))
+        return have + len(data)
+
+    def answer(self, run: str, request: Request, accepted: int) -> Reply | None:
+        """Trains as asked; a request that was answered before gets the same bytes again.
+
+        What the site keeps is written down before the answer leaves, under the number of the round. The server
+        says which of its rounds counted, and training starts from what was kept then: an update that was lost
+        on its way leaves no trace.
+        """
+        folder = self._of_run(run)
+        terms = _terms(folder)
+        if terms is None:
+            return None
+        with _waiting_lock(folder):
+            said = folder / f"answer-{request.round}-{_digest(request.frame, accepted)}"
+            if said.exists():
+                return Reply(request.round, request.client, said.read_bytes())
+            experiment, held = self._build(terms, request.client)
+            memory = _recall(folder, request.client, accepted)
+            party = replace(experiment.party(memory), indices={request.client: held})
+            with flushed_denormals():
+                (reply,) = serve([request], party)
+            if not reply.failure:
+                kept = memory.get(request.client, {})
+                write_whole(folder / f"memory-{request.round}", to_bytes(kept))
+                write_whole(said, reply.frame)
+                _forget(folder, {accepted, request.round}, said)
+            return reply
+
+    def _build(self, terms: Terms, number: int) -> tuple[Experiment, Int64[Tensor, " n"]]:
+        """The federation's recipe on this site's data, and which of them it trains on."""
+        config = make_config(json.loads(terms.recipe))
+        own: dict[str, Any] = {"data": config.data.model_copy(update={"source": self.config.source})}
+        if self.config.device is not None:
+            own["train"] = config.train.model_copy(update={"device": self.config.device})
+        weights = self._weights(terms)
+        if weights is not None:
+            own["backbone"] = config.backbone.model_copy(update={"weights": str(weights)})
+
+        held = torch.empty(0, dtype=torch.int64)
+
+        def load(config: RunConfig) -> tuple[Dataset, Split, Clients]:
+            nonlocal held
+            if self.config.share:
+                dataset, _ = load_data(config)
+                held = share_out(config, dataset.train).train[number]
+            else:
+                dataset = config.data.source.create("source")
+                generator = Seeds(config.seed).torch("local test", client=number)
+                every = torch.arange(len(dataset.train))
+                held, _ = hold_out(every, dataset.train.labels, config.data.local_test_fraction, generator)
+            shape = tuple(dataset.train.images.shape[1:])
+            if shape != terms.image:
+                raise DataError(
+                    f"images of {dataset.name} are {_by(shape)} here, the federation has {_by(terms.image)}; "
+                    "set size and channels of the source in the site file"
+                )
+            aligned = align_classes(dataset, terms.class_names, self.config.classes)
+            return aligned, aligned.test, Clients([], [])
+
+        with chdir(self.path.parent):
+            experiment = build(config.model_copy(update=own), load)
+        return replace(experiment, mean=terms.mean, std=terms.std), held
+
+    def _of_run(self, run: str) -> Path:
+        return self._folder / run
+
+    def _cached(self, backbone: str) -> Path:
+        return self._folder / f"backbone-{backbone[:32]}.safetensors"
+
+    def _weights(self, terms: Terms) -> Path | None:
+        """The weight file to use instead of the recipe's: the site's own, or one that was fetched."""
+        if self.config.weights is not None:
+            return Path(self.config.weights)
+        return self._cached(terms.backbone) if self._cached(terms.backbone).exists() else None
+
+    def _missing_from(self, terms: Terms) -> int | None:
+        """From which byte on the backbone's weight file has to be fetched; None if the network can be made."""
+        if self._weights(terms) is not None:
+            return None
+        config = make_config(json.loads(terms.recipe))
+        try:
+            with chdir(self.path.parent):
+                config.backbone.create("backbone")(
+                    len(terms.class_names), Seeds(config.seed).torch("backbone")
+                )
+        except BackboneError:
+            part = self._cached(terms.backbone).with_suffix(".part")
+            return part.stat().st_size if part.exists() else 0
+        return None
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(str(side) for side in shape)
+
+
+def _digest(frame: bytes, accepted: int) -> str:
+    return hashlib.blake2b(frame, digest_size=8, salt=accepted.to_bytes(8, "little")).hexdigest()
+
+
+def _terms(folder: Path) -> Terms | None:
+    """The terms that this site agreed to for a run, if it did."""
+    file = folder / "terms.json"
+    return parse(Terms, file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _recall(folder: Path, client: int, accepted: int) -> dict[int, Streams]:
+    """What the client kept after the last of its rounds that counted; nothing if there is none."""
+    file = folder / f"memory-{accepted}"
+    kept = from_bytes(file.read_bytes()) if file.exists() else {}
+    return {client: kept} if kept else {}
+
+
+def _forget(folder: Path, rounds: set[int], said: Path) -> None:
+    """Removes what no request can ask for any more."""
+    kept = {f"memory-{round}" for round in rounds} | {said.name}
+    for pattern in ("memory-*", "answer-*"):
+        for file in folder.glob(pattern):
+            if file.name not in kept:
+                file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _waiting_lock(folder: Path) -> Iterator[None]:
+    """Keeps a site to one answer at a time; the second request waits."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            lock = acquire(folder)
+            break
+        except RunError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+    try:
+        yield
+    finally:
+        os.close(lock)
