@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import fedadapt
 from fedadapt.engines.flower.processes import free_port
@@ -27,10 +28,14 @@ AUTHORITY = (
     "-keyout {folder}/ca.key -out {folder}/ca.pem"
 )
 SERVER = (
-    "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=server "
-    "-keyout {folder}/server.key -out {folder}/server.csr",
-    "openssl x509 -req -in {folder}/server.csr -CA {folder}/ca.pem -CAkey {folder}/ca.key -CAcreateserial "
-    "-days 30 -out {folder}/server.pem -extfile {folder}/names",
+    (
+        "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=server "
+        "-keyout {folder}/server.key -out {folder}/server.csr"
+    ),
+    (
+        "openssl x509 -req -in {folder}/server.csr -CA {folder}/ca.pem -CAkey {folder}/ca.key -CAcreateserial "
+        "-days 30 -out {folder}/server.pem -extfile {folder}/names"
+    ),
 )
 
 
@@ -81,7 +86,7 @@ class Federation:
             if secure:
                 make_key(place / "key")
 
-    def __enter__(self) -> Federation:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -104,7 +109,9 @@ class Federation:
         place = self.folder / f"site{client}"
         usual = [f"--ca={self.folder / 'tls' / 'ca.pem'}", f"--key={place / 'key'}"]
         options = how or (usual if self.secure else ["--insecure"])
-        self.start(f"site{client}", "join", f"127.0.0.1:{self.port}", f"--data={place / 'site.toml'}", *options)
+        self.start(
+            f"site{client}", "join", f"127.0.0.1:{self.port}", f"--data={place / 'site.toml'}", *options
+        )
 
     def start(self, name: str, *arguments: object) -> None:
         """Starts a ``fedadapt`` process whose output goes to ``NAME.out``."""

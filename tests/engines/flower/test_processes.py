@@ -14,7 +14,9 @@ from fedadapt.runs.store import RunStore
 
 SETTINGS = ("data.num_clients=3", "rounds=5", "norms=local", "train.schedule=cosine", "engine.chunk=1")
 RECIPE = (
-    TOML.replace("num_clients = 4", "num_clients = 3").replace("rounds = 3", "rounds = 5\nnorms = {name = 'local'}")
+    TOML.replace("num_clients = 4", "num_clients = 3").replace(
+        "rounds = 3", "rounds = 5\nnorms = {name = 'local'}"
+    )
     + "schedule = 'cosine'\n[engine]\nchunk = 1\n"
 )
 OVERHEAD = 8192

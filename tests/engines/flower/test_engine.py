@@ -1,0 +1,325 @@
+"""Rounds between sites that come late, go, lie, or answer twice; the sites are real apps on a scripted way."""
+
+from __future__ import annotations
+
+import pytest
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid
+
+from fedadapt.engines.flower.apps import make_client_app
+from fedadapt.engines.flower.engine import PIECE_BYTES, FlowerEngine
+from fedadapt.engines.flower.mandate import Mandate, Patience
+from fedadapt.errors import ClientError, EngineError
+from fedadapt.federation.handshake import Fit, Terms
+from fedadapt.federation.messages import Reply, Request
+
+TERMS = Terms(
+    run="ab" * 8,
+    recipe="{}",
+    class_names=("cat", "dog"),
+    image=(3, 12, 12),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.2, 0.2, 0.2),
+    backbone="cd" * 32,
+    backbone_bytes=PIECE_BYTES + 10,
+    layout="ef" * 16,
+    codec="float32",
+    version="0.1.0",
+)
+GOOD = {
+    "num_examples": 7,
+    "recipe": TERMS.recipe_digest,
+    "backbone": TERMS.backbone,
+    "layout": TERMS.layout,
+    "codec": TERMS.codec,
+    "version": TERMS.version,
+}
+
+
+class ScriptedSite:
+    """A site that says what the test wants."""
+
+    def __init__(self, client, *, fit=(), missing=False, knows=True):
+        self.client, self.fit, self.missing, self.knows = client, dict(fit), missing, knows
+        self.asked, self.pieces = [], []
+
+    def greet(self, terms, client):
+        """Fits, unless told otherwise."""
+        self.knows = True
+        if self.missing and sum(map(len, self.pieces)) < terms.backbone_bytes:
+            return Fit(client=self.client, missing_from=sum(map(len, self.pieces)))
+        return Fit(**{"client": self.client if client < 0 else client, **GOOD, **self.fit})
+
+    def take(self, backbone, offset, total, data):
+        """Keeps the piece."""
+        self.pieces.append(data)
+        return offset + len(data)
+
+    def answer(self, run, request, accepted):
+        """Answers with the client's number as its frame."""
+        self.asked.append((request.round, accepted))
+        if not self.knows:
+            return None
+        if request.frame == b"fail":
+            raise ClientError("no room\nfor it")
+        return Reply(request.round, request.client, b"%d" % request.client)
+
+
+class ScriptedGrid(Grid):
+    """Carries messages to apps at once; replies wait until the test's clock lets them arrive."""
+
+    def __init__(self):
+        self.now, self.nodes, self.delay, self.script = 0.0, {}, {}, {}
+        self.replies, self.sent, self.broken = {}, 0, False
+
+    def at(self, when, action):
+        """Does something at a time of the clock."""
+        self.script[when] = action
+
+    def sleep(self, seconds):
+        """Lets time pass."""
+        self.now += seconds
+        assert self.now < 10_000, "the round does not close"
+        for when in [when for when in self.script if when <= self.now]:
+            self.script.pop(when)()
+
+    def add(self, node, site, delay=0.0):
+        """A node comes online."""
+        self.nodes[node], self.delay[node] = (make_client_app(lambda paths: site), site), delay
+
+    def get_node_ids(self):
+        """Who is online."""
+        if self.broken:
+            raise ConnectionRefusedError("refused")
+        return list(self.nodes)
+
+    def push_messages(self, messages):
+        """Runs the app of the node; an app that fails or is gone leaves an error."""
+        (message,) = messages
+        self.sent += 1
+        key, node = f"m{self.sent}", message.metadata.dst_node_id
+        message.metadata.__dict__["_message_id"] = key
+        app, _ = self.nodes[node]
+        context = Context(1, node, {"site": "x"}, RecordDict(), {})
+        delay = self.delay[node] if message.metadata.message_type == "train.round" else 0.0
+        self.replies[key] = (self.now + delay, app(message, context))
+        return [key]
+
+    def pull_messages(self, keys):
+        """What has arrived."""
+        due = [key for key in keys if key in self.replies and self.replies[key][0] <= self.now]
+        found = []
+        for key in due:
+            reply = self.replies.pop(key)[1]
+            reply.metadata.__dict__["_reply_to_message_id"] = key
+            found.append(reply)
+        return found
+
+    def send_and_receive(self, messages, *, timeout=None):
+        """Is not used."""
+        raise NotImplementedError
+
+    def create_message(self, *arguments, **options):
+        """Is not used."""
+        raise NotImplementedError
+
+    def set_run(self, run):
+        """Is not used."""
+
+    @property
+    def run(self):
+        """Is not used."""
+        raise NotImplementedError
+
+
+@pytest.fixture
+def grid(monkeypatch):
+    """Messages can only be made inside one of Flower's tasks; this is what Flower sets there."""
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(f"flwr.supercore.task_identity.TaskIdentity.{name}", 1)
+    return ScriptedGrid()
+
+
+def engine_on(grid, *, quorum=1, deadline=None, numbers=None, accepted=lambda client: 0, clients=3):
+    """An engine for the rounds of a test, and what it says."""
+    said = []
+    mandate = Mandate(
+        TERMS,
+        clients,
+        Patience(quorum, deadline),
+        lambda offset, count: bytes(count),
+        accepted,
+        numbers or {},
+        said.append,
+    )
+    return FlowerEngine(grid, mandate, lambda: grid.now, grid.sleep), said
+
+
+def requests(round=1, clients=(0, 1, 2), frame=b"down"):
+    """One request for each client."""
+    return [Request(round, client, frame) for client in clients]
+
+
+def answered(replies):
+    """Round, client and frame of each reply, sorted."""
+    return sorted((reply.round, reply.client, reply.frame) for reply in replies)
+
+
+def test_all_sites_answer(grid):
+    """Without a deadline a round waits for whoever is asked, however late they join."""
+    engine, said = engine_on(grid)
+    grid.add(10, ScriptedSite(0))
+    grid.at(50, lambda: grid.add(11, ScriptedSite(1)))
+    grid.at(99, lambda: grid.add(12, ScriptedSite(2)))
+    assert answered(engine.exchange(requests())) == [(1, 0, b"0"), (1, 1, b"1"), (1, 2, b"2")]
+    assert grid.now >= 99
+    assert "client 0 is here with 7 samples" in said
+
+
+def test_a_round_closes_at_its_deadline_with_a_quorum(grid):
+    """The deadline counts from when a quorum is there; who is late is left out, and heard in the next round."""
+    engine, _ = engine_on(grid, quorum=2, deadline=30)
+    grid.at(100, lambda: grid.add(10, ScriptedSite(0)))
+    grid.at(200, lambda: grid.add(11, ScriptedSite(1)))
+    grid.at(200.5, lambda: grid.add(12, ScriptedSite(2), delay=45.0))
+    assert answered(engine.exchange(requests())) == [(1, 0, b"0"), (1, 1, b"1")]
+    assert 230 < grid.now < 235
+    grid.delay[12] = 0.0
+    grid.delay[10] = 20.0
+    replies = engine.exchange(requests(round=2))
+    assert answered(replies) == [(1, 2, b"2"), (2, 0, b"0"), (2, 1, b"1"), (2, 2, b"2")]
+
+
+def test_a_round_stays_open_without_a_quorum(grid):
+    """Past its deadline a round waits until enough updates are there."""
+    engine, _ = engine_on(grid, quorum=2, deadline=10)
+    grid.add(10, ScriptedSite(0))
+    grid.add(11, ScriptedSite(1), delay=500.0)
+    replies = engine.exchange(requests(clients=(0, 1, 2)))
+    assert {reply.client for reply in replies} == {0, 1}
+    assert grid.now >= 500
+
+
+def test_failures_are_no_quorum(grid):
+    """A failure is an answer but no update; its reason is one line."""
+    engine, _ = engine_on(grid)
+    grid.add(10, ScriptedSite(0))
+    (reply,) = engine.exchange(requests(clients=(0,), frame=b"fail"))
+    assert reply.failure == "no room for it"
+    assert reply.frame == b""
+
+
+def test_a_site_that_dies_is_replaced(grid):
+    """A node that goes offline is forgotten; the request goes to the node that takes its place."""
+    engine, said = engine_on(grid, clients=1)
+    grid.add(10, ScriptedSite(0), delay=1e6)
+    grid.at(20, lambda: grid.nodes.pop(10))
+    grid.at(40, lambda: grid.add(20, ScriptedSite(0)))
+    assert answered(engine.exchange(requests(clients=(0,)))) == [(1, 0, b"0")]
+    assert said.count("client 0 is here with 7 samples") == 2
+    assert "client 0 is gone" in said
+
+
+def test_a_silent_site_is_asked_again(grid):
+    """A site that was restarted before anyone noticed gets the request once more."""
+    engine, _ = engine_on(grid, clients=1)
+    site = ScriptedSite(0)
+    grid.add(10, site, delay=1e6)
+    grid.at(30, lambda: grid.delay.update({10: 0.0}))
+    assert answered(engine.exchange(requests(clients=(0,)))) == [(1, 0, b"0")]
+    assert site.asked == [(1, 0), (1, 0)]
+
+
+def test_a_site_is_told_which_round_counted(grid):
+    """So that it knows what of its memory to trust."""
+    engine, _ = engine_on(grid, accepted={0: 4, 1: 0}.get, clients=2)
+    sites = [ScriptedSite(0), ScriptedSite(1)]
+    for node, site in enumerate(sites):
+        grid.add(node + 10, site)
+    engine.exchange(requests(round=5, clients=(0, 1)))
+    assert [site.asked for site in sites] == [[(5, 4)], [(5, 0)]]
+
+
+def test_a_site_that_forgot_shakes_hands_again(grid):
+    """A site that lost its disk says it is a stranger, is greeted, and does its part."""
+    engine, said = engine_on(grid, clients=1)
+    site = ScriptedSite(0)
+    grid.add(10, site)
+    engine.exchange(requests(clients=(0,)))
+    site.knows = False
+    assert answered(engine.exchange(requests(round=2, clients=(0,)))) == [(2, 0, b"0")]
+    assert said.count("client 0 is here with 7 samples") == 2
+
+
+@pytest.mark.parametrize(
+    ("fit", "why"),
+    [
+        ({"backbone": "00" * 32}, "backbone is 000000000000 at client 1, the federation has cdcdcdcdcdcd"),
+        ({"layout": "00" * 16}, "layout is 000000000000"),
+        ({"codec": "int8"}, "codec is int8"),
+        ({"recipe": "00" * 16}, "recipe is 000000000000"),
+        ({"version": "9.9"}, "fedadapt is 9.9"),
+        ({"client": 3}, "client number 3 is not from 0 to 2"),
+        ({"problem": "class 'cow' is not known"}, "class 'cow' is not known"),
+    ],
+)
+def test_what_does_not_fit_is_refused(grid, fit, why):
+    """With one line that says why; the others go on."""
+    engine, said = engine_on(grid, deadline=20)
+    grid.add(10, ScriptedSite(0))
+    grid.add(11, ScriptedSite(1, fit=fit))
+    assert answered(engine.exchange(requests(clients=(0, 1)))) == [(1, 0, b"0")]
+    assert any(line.startswith(f"node 11 is refused: {why}") for line in said), said
+
+
+def test_numbers_come_from_the_server(grid):
+    """With node keys a node has the number of its key, whatever it calls itself; others have none."""
+    engine, said = engine_on(grid, deadline=20, numbers={10: 2, 11: 1})
+    grid.add(10, ScriptedSite(0))
+    grid.add(11, ScriptedSite(0, fit={"client": 2}))
+    grid.add(12, ScriptedSite(1))
+    assert answered(engine.exchange(requests(clients=(1, 2)))) == [(1, 2, b"2")]
+    assert "node 12 is none of the sites of this run; refused" in said
+    assert any("calls itself client 2, but is client 1" in line for line in said)
+
+
+def test_a_backbone_goes_in_pieces(grid):
+    """A site that lacks the backbone gets it from where it stopped, then shakes hands."""
+    engine, _ = engine_on(grid, clients=1)
+    site = ScriptedSite(0, missing=True)
+    site.pieces.append(bytes(4))
+    grid.add(10, site)
+    assert answered(engine.exchange(requests(clients=(0,)))) == [(1, 0, b"0")]
+    assert [len(piece) for piece in site.pieces] == [4, PIECE_BYTES, 6]
+
+
+def test_a_server_that_is_gone_is_an_error(grid):
+    """Whoever watches the run starts it again."""
+    engine, _ = engine_on(grid)
+    grid.broken = True
+    with pytest.raises(EngineError, match="does not answer"):
+        engine.exchange(requests())
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"round": 0, "client": 0}', "x" * (2 * 2**20 + 1)])
+def test_malformed_answers_are_failures(grid, text):
+    """What is no answer is a failed reply, and nothing worse."""
+    engine, _ = engine_on(grid, clients=1)
+    grid.add(10, ScriptedSite(0))
+    push = grid.push_messages
+
+    def twisted(messages):
+        (message,) = messages
+        (key,) = push(messages)
+        if message.metadata.message_type == "train.round":
+            when, reply = grid.replies[key]
+            if text is None:
+                del reply.content["about"]
+            else:
+                reply.content["about"]["json"] = text
+            grid.replies[key] = (when, reply)
+        return [key]
+
+    grid.push_messages = twisted
+    (reply,) = engine.exchange(requests(clients=(0,)))
+    assert reply.failure.startswith("Answer ")
