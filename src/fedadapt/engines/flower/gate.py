@@ -96,7 +96,9 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
 
 
 async def _refuse(send: Send, status: int) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+    # Closing keeps whoever is refused from sending the rest.
+    headers = [(b"content-length", b"0"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body"})
 
 
@@ -125,6 +127,7 @@ class GateServer:
             log_level="critical",
             access_log=False,
             lifespan="off",
+            ws="none",
             server_header=False,
         )
         self._server = uvicorn.Server(config)

@@ -1,0 +1,245 @@
+"""A site answers the same twice, forgets what did not count, and says in one line what does not fit."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny
+
+from fedadapt.backbones.weights import save_weights
+from fedadapt.errors import ConfigError, RunError
+from fedadapt.experiment.build import build
+from fedadapt.experiment.federated import WEIGHTS, _server_data, _terms, begin
+from fedadapt.experiment.run import rebuild
+from fedadapt.experiment.site import FederationSite, describe_site, load_site
+from fedadapt.federation.frame import Kind
+from fedadapt.federation.handshake import misfit
+from fedadapt.federation.messages import EVERYONE, Request
+from fedadapt.runs.store import RunStore
+
+SITE = 'share = true\n[source]\nname = "digits"\nsize = 12\n'
+SETTINGS = ("norms=local", "train.lr=0.05")
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Terms, requests and the experiment of a server."""
+    return Server(tmp_path / "runs")
+
+
+class Server:
+    """What a site hears from."""
+
+    def __init__(self, folder, *settings):
+        self.path = begin(tiny(*SETTINGS, *settings), folder)
+        with RunStore.open(self.path) as store:
+            self.experiment = rebuild(store, _server_data)
+            save_weights(self.experiment.backbone.module, self.path / WEIGHTS, {}, torch.float32)
+            self.terms = _terms(self.experiment, store, self.path)
+
+    def request(self, round=1, client=1, scale=1.0):
+        """A download of round 1's model, or of one that is scaled."""
+        state = self.experiment.first_state()
+        model = {name: tensor * scale for name, tensor in state["model"].items()}
+        frame = self.experiment.wire.write(Kind.DOWNLOAD, round, EVERYONE, {"model": model}, ())
+        return Request(round, client, frame)
+
+
+def site(folder, text=SITE, **options):
+    """A site in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    (folder / "site.toml").write_text(text, encoding="utf-8")
+    return FederationSite(folder / "site.toml", **options)
+
+
+def memories(folder):
+    """Rounds whose memory is kept."""
+    return sorted(int(file.name.split("-")[1]) for file in folder.glob("fedadapt-site/*/memory-*"))
+
+
+def test_a_site_that_fits_takes_part(server, tmp_path):
+    """It shakes hands, answers, and keeps what it must; a request it had before gets the same bytes."""
+    here = site(tmp_path / "here")
+    fit = here.greet(server.terms, 1)
+    assert misfit(server.terms, fit) == ""
+    assert fit.num_examples == len(build(tiny(*SETTINGS)).clients.train[1])
+    first = here.answer(server.terms.run, server.request(), 0)
+    again = site(tmp_path / "here").answer(server.terms.run, server.request(), 0)
+    assert first.frame
+    assert first == again
+    assert memories(tmp_path / "here") == [1]
+
+
+def test_memory_is_committed_by_the_servers_word(server, tmp_path):
+    """A round that did not count leaves no trace: the next starts from what was kept before it."""
+    here, other = site(tmp_path / "here"), site(tmp_path / "other")
+    for one in (here, other):
+        one.greet(server.terms, 1)
+        one.answer(server.terms.run, server.request(1), 0)
+    here.answer(server.terms.run, server.request(2, scale=2.0), 1)
+    assert memories(tmp_path / "here") == [1, 2]
+    lost = here.answer(server.terms.run, server.request(3), 1)
+    never = other.answer(server.terms.run, server.request(3), 1)
+    assert lost.frame == never.frame
+    counted = here.answer(server.terms.run, server.request(4), 3)
+    fresh = site(tmp_path / "fresh")
+    fresh.greet(server.terms, 1)
+    assert counted.frame != fresh.answer(server.terms.run, server.request(4), 0).frame
+    assert memories(tmp_path / "here") == [3, 4]
+
+
+def test_a_stranger_says_so(server, tmp_path):
+    """A site that has not agreed to terms, or lost them, cannot answer."""
+    assert site(tmp_path / "here").answer(server.terms.run, server.request(), 0) is None
+
+
+def test_damaged_memory_is_an_error(server, tmp_path):
+    """It is not taken for an empty one."""
+    here = site(tmp_path / "here")
+    here.greet(server.terms, 1)
+    here.answer(server.terms.run, server.request(1), 0)
+    (file,) = (tmp_path / "here").glob("fedadapt-site/*/memory-1")
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(RunError, match="damaged"):
+        here.answer(server.terms.run, server.request(2), 1)
+
+
+def test_a_full_disk_fails_the_round_and_nothing_else(server, tmp_path, monkeypatch):
+    """What cannot be kept is not answered, so that server and site agree on what counted."""
+    here = site(tmp_path / "here")
+    here.greet(server.terms, 1)
+    write = Path.open
+
+    def full(self, mode="r", *rest, **options):
+        if "memory" in self.name and "w" in mode:
+            raise OSError(28, "No space left on device")
+        return write(self, mode, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match="No space left"):
+        here.answer(server.terms.run, server.request(), 0)
+    monkeypatch.undo()
+    assert memories(tmp_path / "here") == []
+    assert here.answer(server.terms.run, server.request(), 0).frame
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (SITE.replace("12", "16"), "images of digits are 3x16x16 here, the federation has 3x12x12"),
+        (SITE + '[classes]\nnine = "9"\n', "classes maps 'nine', but digits has the classes 0, 1"),
+        (
+            SITE + '[classes]\n9 = "ten"\n',
+            "class '9' of digits is 'ten' to the federation, which has no such",
+        ),
+        (SITE.replace("digits", "digit"), "unknown source 'digit'; did you mean 'digits'?"),
+    ],
+)
+def test_data_that_do_not_fit(server, tmp_path, text, why):
+    """One line that says what and what to do."""
+    fit = site(tmp_path / "here", text).greet(server.terms, 1)
+    assert why in fit.problem
+    assert "\n" not in fit.problem
+    assert not list((tmp_path / "here").glob("fedadapt-site/*/terms.json"))
+
+
+def test_without_a_number_there_is_no_part(server, tmp_path):
+    """Neither the server nor the site file says which client it is."""
+    assert "set client in its site file" in site(tmp_path / "here").greet(server.terms, -1).problem
+    numbered = site(tmp_path / "there", "client = 2\n" + SITE)
+    assert numbered.greet(server.terms, -1).client == 2
+
+
+def test_a_site_may_insist_on_a_recipe(server, tmp_path):
+    """Another recipe than its own is refused; its own is not."""
+    own = site(tmp_path / "a", recipe=tiny(*SETTINGS))
+    other = site(tmp_path / "b", recipe=tiny(*SETTINGS, "train.lr=0.06"))
+    assert own.greet(server.terms, 1).problem == ""
+    assert other.greet(server.terms, 1).problem.startswith("recipe is ")
+
+
+def test_another_backbone_is_refused(server, tmp_path):
+    """A weight file of its own that is another network's is noticed before anything is trained."""
+    other = build(tiny(*SETTINGS, "seed=5"))
+    save_weights(other.backbone.module, tmp_path / "other.safetensors", {}, torch.float32)
+    fit = site(tmp_path / "here", f'weights = "{tmp_path}/other.safetensors"\n' + SITE).greet(server.terms, 1)
+    assert fit.problem.startswith("backbone is ")
+
+
+def test_a_backbone_is_fetched_in_pieces_and_kept(tmp_path):
+    """A site that lacks the weights asks from where it stopped; what is damaged on the way is not used."""
+    weights = tmp_path / "pretrained.safetensors"
+    save_weights(build(tiny("seed=5")).backbone.module, weights, {}, torch.float32)
+    server = Server(tmp_path / "runs", f"backbone.weights={weights}")
+    data = (server.path / WEIGHTS).read_bytes()
+    weights.unlink()
+    here = site(tmp_path / "here")
+    half = len(data) // 2
+    assert here.greet(server.terms, 1).missing_from == 0
+    assert here.take(server.terms.backbone, 0, len(data), data[:half]) == half
+    assert here.take(server.terms.backbone, 0, len(data), data[:half]) == half
+    again = site(tmp_path / "here")
+    assert again.greet(server.terms, 1).missing_from == half
+    assert again.take(server.terms.backbone, half, len(data), data[half:]) == len(data)
+    fit = again.greet(server.terms, 1)
+    assert misfit(server.terms, fit) == ""
+    (kept,) = (tmp_path / "here").glob("fedadapt-site/backbone-*.safetensors")
+    assert hashlib.sha256(kept.read_bytes()).digest() == hashlib.sha256(data).digest()
+
+
+def test_own_classes_are_mapped(server, tmp_path):
+    """A site with two of the classes under names of its own trains on the federation's numbers."""
+    images = np.random.default_rng(0).integers(0, 255, (30, 12, 12, 3), dtype=np.uint8)
+    labels = np.arange(30) % 2
+    names = np.array(["seven", "3"])
+    np.savez(
+        tmp_path / "own.npz",
+        x_train=images,
+        y_train=labels,
+        x_test=images[:4],
+        y_test=labels[:4],
+        class_names=names,
+    )
+    text = '[source]\nname = "npz"\npath = "../own.npz"\n[classes]\nseven = "7"\n'
+    here = site(tmp_path / "here", text)
+    fit = here.greet(server.terms, 1)
+    assert (fit.problem, fit.num_examples) == ("", 30)
+    experiment, _ = here._build(server.terms, 1)
+    assert experiment.dataset.train.labels[:4].tolist() == [7, 3, 7, 3]
+
+
+def test_check_tells_what_a_site_would_bring(tmp_path):
+    """Its samples, classes and versions, and with a recipe the backbone."""
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('[backbone]\nname = "resnet20"\nwidth = 0.25\n[data.source]\nname = "digits"\n')
+    here = site(tmp_path / "here")
+    found = describe_site(here.path, recipe)
+    assert found["data"] == "digits: 1438 samples, images 3x12x12"
+    assert found["classes"].startswith("0 (")
+    assert found["backbone"].startswith("resnet20 ")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("client = 1", "key 'source' is required"),
+        ("[source]\nname='digits'\n[sauce]\n", "unknown key 'sauce'; did you mean 'source'?"),
+        ("client = -1\n[source]\nname='digits'", "key 'client' is -1"),
+        ("=", "is not TOML"),
+    ],
+)
+def test_wrong_site_files(tmp_path, text, why):
+    """One line each."""
+    (tmp_path / "site.toml").write_text(text)
+    with pytest.raises(ConfigError, match=why):
+        load_site(tmp_path / "site.toml")
+
+
+def test_a_missing_site_file(tmp_path):
+    """Says which."""
+    with pytest.raises(ConfigError, match="cannot read site file"):
+        load_site(tmp_path / "none.toml")
