@@ -20,7 +20,7 @@ from fedadapt.experiment.build import Experiment, build, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.federation.round import Played, play
 from fedadapt.federation.sampling import sample_cohort
-from fedadapt.federation.serve import KEPT
+from fedadapt.federation.serve import predicting
 from fedadapt.params import Streams, stack
 from fedadapt.runs.lock import acquire
 from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
@@ -211,8 +211,8 @@ def _measure_clients(
     size = experiment.model.max_clients or 32
     for begin in range(0, len(records), size):
         group = [record.client for record in records[begin : begin + size]]
-        kept = [memory[c].get(KEPT, {}) if c in memory else {} for c in group]
-        stacked = stack([params | {n: t.to(params[n].device) for n, t in own.items()} for own in kept])
+        kept = [dict(memory[c]) if c in memory else {} for c in group]
+        stacked = stack([predicting(experiment.algorithm, params, own) for own in kept])
         indices = [experiment.clients.test[client] for client in group]
         split = experiment.dataset.train
         accuracies += evaluate_clients(

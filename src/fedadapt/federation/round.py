@@ -87,14 +87,18 @@ def _accept(
     if reply.failure:
         return None, ClientRecord(round, client, Outcome.FAILED, reason=reply.failure), {}
     try:
-        message = wire.read(reply.frame, Kind.UPLOAD, round, client, algorithm.uploads, len(UPLOAD_SCALARS))
-        num_examples, num_steps, loss = message.scalars
+        expected = len(UPLOAD_SCALARS) + len(algorithm.local.scalars)
+        message = wire.read(reply.frame, Kind.UPLOAD, round, client, algorithm.uploads, expected)
+        num_examples, num_steps, loss, *own = message.scalars
         counts = all(count.is_integer() and 0 <= count < 2**53 for count in (num_examples, num_steps))
-        if not (counts and num_examples >= 1 and math.isfinite(loss)):
-            raise FrameError(f"scalars {message.scalars} of client {client} are not counts and a finite loss")
+        if not (counts and num_examples >= 1 and all(map(math.isfinite, (loss, *own)))):
+            raise FrameError(
+                f"scalars {message.scalars} of client {client} are not counts and finite numbers"
+            )
     except FrameError as error:
         refused = ClientRecord(round, client, Outcome.REFUSED, reason=str(error))
         # What was refused has still moved; its groups are unknown, so all of it counts as framing.
         return None, refused, {FRAMING: len(reply.frame)}
     record = ClientRecord(round, client, Outcome.ACCEPTED, int(num_examples), int(num_steps), loss)
-    return Update(client, int(num_examples), int(num_steps), message.streams), record, message.tally
+    scalars = dict(zip(algorithm.local.scalars, own, strict=True))
+    return Update(client, int(num_examples), int(num_steps), message.streams, scalars), record, message.tally

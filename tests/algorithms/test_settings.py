@@ -1,0 +1,36 @@
+"""What cannot work is refused before a run starts, with the reason."""
+
+from __future__ import annotations
+
+import pytest
+from contracts.cases import tiny_model, tiny_party
+
+from fedadapt.errors import ConfigError
+from fedadapt.registry import create
+
+
+def settle(name, options=None, *, adapter="parallel", norms="frozen", sizes=(4,) * 7, **train):
+    """The algorithm in a tiny run."""
+    model = tiny_model(adapter, norms)
+    return tiny_party(
+        model, sizes=sizes, algorithm=create("algorithm", name, options or {}), **train
+    ).algorithm
+
+
+def refuse(reason, *arguments, **options):
+    """Checks that the run is refused for `reason`, in one line."""
+    with pytest.raises(ConfigError, match=reason) as caught:
+        settle(*arguments, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["scaffold", "fednova"])
+def test_what_reads_gradients_off_updates_needs_sgd(name):
+    """AdamW rescales gradients, so that the sum of them is no longer in the update."""
+    refuse(r"train.optimizer is 'adamw'.*use 'sgd'", name, optimizer="adamw")
+    assert settle(name).num_clients == 7
+
+
+def test_fednova_does_not_rescale_averaged_statistics():
+    """A rescaled running variance is that of no batch."""
+    refuse("use norms 'frozen' or 'local'", "fednova", norms="averaged")

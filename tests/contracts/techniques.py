@@ -1,0 +1,147 @@
+"""The contract table of algorithms: one row for each, with what it promises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from reference import (
+    fedavg,
+    fedavgm,
+    feddyn,
+    fedexp,
+    fednova,
+    fedopt,
+    fedprox,
+    scaffold,
+)
+
+from fedadapt.algorithms import Update
+from fedadapt.registry import create
+
+PAIR = ((30, 1.0), (10, 0.5))
+"""The usual updates of a number by hand: samples and what the one value changed by."""
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """Where a technique is another one.
+
+    Args:
+        options: with which it is its parent.
+        parent: the other one's name.
+        parent_options: its options.
+        equal: clients have equal numbers of samples, and hence of steps.
+        rounds: how long it stays so.
+        tolerance: largest difference of a value, over the largest change.
+    """
+
+    options: dict[str, Any]
+    parent: str = "fedavg"
+    parent_options: dict[str, Any] = field(default_factory=dict)
+    equal: bool = False
+    rounds: int = 2
+    tolerance: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One algorithm with its slow literal version, its parent, and a number that was derived by hand.
+
+    Args:
+        name: as registered.
+        reference: the literal version: ``step``, and where they are not those of federated averaging ``client``
+            and ``streams``; written for `options`.
+        by_hand: the model after one step from 1.0, of `updates`.
+        neutral: where it is its parent; None for the root of all.
+        options: of the algorithm.
+        updates: samples and delta of each client of the number by hand.
+        extra: further streams and scalars of each of those updates, by name.
+    """
+
+    name: str
+    reference: Any
+    by_hand: float
+    neutral: Neutral | None
+    options: dict[str, Any] = field(default_factory=dict)
+    updates: tuple[tuple[int, float], ...] = PAIR
+    extra: tuple[dict[str, float], ...] = ({}, {}, {}, {}, {}, {}, {})
+
+    def make(self):
+        """The algorithm."""
+        return create("algorithm", self.name, self.options)
+
+    def hand_updates(self, scalars):
+        """The updates of the number by hand."""
+        found = []
+        for client, (count, delta) in enumerate(self.updates):
+            given = {"delta": delta} | self.extra[client]
+            streams = {n: {"w": torch.tensor([v])} for n, v in given.items() if n not in scalars}
+            own = {n: v for n, v in given.items() if n in scalars}
+            found.append(Update(client, count, 1, streams, own))
+        return found
+
+
+TABLE = [
+    # (30 * 1.0 + 10 * 0.5) / 40 = 0.875 is added to 1.0.
+    Case("fedavg", fedavg, 1.875, None),
+    # The server is that of fedavg.
+    Case("fedprox", fedprox, 1.875, Neutral({"mu": 0.0}), {"mu": 0.5}),
+    # The velocity is 0.875 and half of it is added.
+    Case("fedavgm", fedavgm, 1.4375, Neutral({"momentum": 0.0}), {"momentum": 0.8, "lr": 0.5}),
+    # m = 0.4 * 0.875 = 0.35, v = 0.3 * 0.765625, sqrt(v) = 0.479257; 0.1 * 0.35 / 0.529257 = 0.0661305.
+    Case(
+        "fedadam",
+        fedopt.fedadam,
+        1.0661305,
+        Neutral({"beta1": 0.0, "lr": 1e4, "tau": 1e4}, tolerance=1e-3),
+        {"lr": 0.1, "beta1": 0.6, "beta2": 0.7, "tau": 0.05},
+    ),
+    # From zero the sign is -1, so v is that of fedadam.
+    Case(
+        "fedyogi",
+        fedopt.fedyogi,
+        1.0661305,
+        Neutral({"beta1": 0.0, "lr": 1e4, "tau": 1e4}, tolerance=1e-3),
+        {"lr": 0.1, "beta1": 0.6, "beta2": 0.7, "tau": 0.05},
+    ),
+    # v = 0.765625, sqrt(v) = 0.875; 0.1 * 0.35 / 0.925 = 0.0378378.
+    Case(
+        "fedadagrad",
+        fedopt.fedadagrad,
+        1.0378378,
+        Neutral({"beta1": 0.0, "lr": 1e4, "tau": 1e4}, tolerance=1e-3),
+        {"lr": 0.1, "beta1": 0.6, "tau": 0.05},
+    ),
+    # Mean 1 of 5 and -3; (25 + 9) / (4 * 1.001) = 8.491508 times it.
+    Case("fedexp", fedexp, 9.491508, Neutral({"eps": 1e9}, equal=True), updates=((1, 5.0), (1, -3.0))),
+    # Lengths 1 and 3, shares 3/4 and 1/4: (0.75 + 0.75) * (0.75 * 1.0 + 0.25 * 0.5 / 3) = 1.1875.
+    Case(
+        "fednova",
+        fednova,
+        2.1875,
+        Neutral({}, equal=True),
+        extra=({"path_length": 1.0}, {"path_length": 3.0}),
+    ),
+    # The equal mean 0.75, times 0.7.
+    Case(
+        "scaffold",
+        scaffold,
+        1.525,
+        Neutral({}, equal=True, rounds=1),
+        {"lr": 0.7},
+        extra=({"control_delta": 2.0}, {"control_delta": 4.0}),
+    ),
+    # Both of two answer: h = -0.3 * 0.75 = -0.225, and 1 + 0.75 + 0.225 / 0.3 = 2.5.
+    # With a vanishing spring and everybody there, the first drift is the mean once more.
+    Case(
+        "feddyn",
+        feddyn,
+        2.5,
+        Neutral(
+            {"alpha": 1e-6}, "fedavgm", {"momentum": 0.0, "lr": 2.0}, equal=True, rounds=1, tolerance=1e-3
+        ),
+        {"alpha": 0.3},
+    ),
+]
