@@ -34,3 +34,29 @@ def test_what_reads_gradients_off_updates_needs_sgd(name):
 def test_fednova_does_not_rescale_averaged_statistics():
     """A rescaled running variance is that of no batch."""
     refuse("use norms 'frozen' or 'local'", "fednova", norms="averaged")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "least"),
+    [("krum", {"attackers": 2}, 7), ("multi_krum", {"attackers": 1}, 5), ("bulyan", {"attackers": 1}, 7)],
+)
+def test_robust_rules_need_enough_clients(name, options, least):
+    """A cohort in which the rule promises nothing is refused; one client more is not."""
+    refuse(
+        f"at least {least} clients a round, the cohort has {least - 1}",
+        name,
+        options,
+        sizes=(4,) * (least - 1),
+    )
+    settle(name, options, sizes=(4,) * least)
+
+
+def test_multi_krum_does_not_average_liars():
+    """Of seven clients with two liars at most five are averaged."""
+    refuse("use at most 5", "multi_krum", {"attackers": 2, "selected": 6})
+
+
+def test_checks_hold_within_a_chain():
+    """Every technique of a chain is asked."""
+    refuse("at least 5 clients", "chain", {"of": ["fedprox", "krum"]}, sizes=(4,) * 4)
+    refuse("use 'sgd'", "chain", {"of": ["scaffold", "fedadam"]}, optimizer="adamw")

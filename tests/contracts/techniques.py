@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from reference import (
     fednova,
     fedopt,
     fedprox,
+    robust,
     scaffold,
 )
 
@@ -143,5 +145,66 @@ TABLE = [
             {"alpha": 1e-6}, "fedavgm", {"momentum": 0.0, "lr": 2.0}, equal=True, rounds=1, tolerance=1e-3
         ),
         {"alpha": 0.3},
+    ),
+    # The middle one of three.
+    Case(
+        "median",
+        robust.median,
+        3.0,
+        # Trimming all but the middle one of seven, and all but the middle two of six.
+        Neutral({}, "trimmed_mean", {"fraction": 0.43}),
+        updates=((1, 1.0), (1, 2.0), (1, 900.0)),
+    ),
+    # A quarter of four is left out at each end: the mean of 1 and 2.
+    Case(
+        "trimmed_mean",
+        robust.trimmed_mean,
+        2.5,
+        Neutral({"fraction": 0.0}, equal=True),
+        {"fraction": 0.25},
+        updates=((1, 1.0), (1, 2.0), (1, -900.0), (1, 900.0)),
+    ),
+    # Two nearest of five: 1.5 has 0.25 + 0.25, the least.
+    Case(
+        "krum",
+        robust.krum,
+        2.5,
+        Neutral({}, "multi_krum", {"selected": 1}),
+        updates=((1, 1.0), (1, 1.5), (1, 2.0), (1, 2.75), (1, -900.0)),
+    ),
+    # The next is 2.0 with 0.25 + 0.5625; the mean of 1.5 and 2.0.
+    Case(
+        "multi_krum",
+        robust.multi_krum,
+        2.75,
+        Neutral({"attackers": 0}, equal=True),
+        {"selected": 2},
+        updates=((1, 1.0), (1, 1.5), (1, 2.0), (1, 2.75), (1, -900.0)),
+    ),
+    # The five around 1.2 are picked; of those the three nearest their median 1.2 are averaged.
+    Case(
+        "bulyan",
+        robust.bulyan,
+        2.2,
+        Neutral({"attackers": 0}, equal=True),
+        updates=((1, 1.0), (1, 1.1), (1, 1.2), (1, 1.3), (1, 1.4), (1, 5.0), (1, -900.0)),
+    ),
+    # Three of four in one place hold the point of least distance there.
+    Case(
+        "geometric_median",
+        robust.geometric_median,
+        2.0,
+        Neutral({"smoothing": 1e6}, equal=True),
+        updates=((1, 1.0), (1, 1.0), (1, 1.0), (1, 9.0)),
+    ),
+    # 1.0 is cut to 0.5, where the other one is.
+    Case("norm_clipping", robust.norm_clipping, 1.5, Neutral({"largest": 1e6}), {"largest": 0.5}),
+    # The clients of fedprox, the server of fedavgm.
+    Case(
+        "chain",
+        SimpleNamespace(client=fedprox.client, step=fedavgm.step, streams=fedavgm.streams),
+        1.4375,
+        Neutral({"of": ["fedavg"]}),
+        {"of": [{"name": "fedprox", "mu": 0.5}, {"name": "fedavgm", "momentum": 0.8, "lr": 0.5}]},
     ),
 ]

@@ -61,12 +61,12 @@ def test_only_the_root_has_no_parent():
 
 
 def test_the_table_is_complete():
-    """Every registered algorithm is under contract, but for `chain`, which makes one of others."""
-    assert {case.name for case in TABLE} == set(names("algorithm")) - {"chain"}
+    """Every registered algorithm is under contract."""
+    assert {case.name for case in TABLE} == set(names("algorithm"))
 
 
 @CASES
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(counts=st.lists(st.integers(1, 500), min_size=1, max_size=9))
 def test_the_server_does_what_its_literal_version_does(case, counts):
     """All streams of the state agree with the slow version, round after round, however few clients answer."""
@@ -86,11 +86,9 @@ def test_the_server_does_what_its_literal_version_does(case, counts):
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_a_federation_is_that_of_its_literal_version(case, adapter):
     """With adapters and with full fine-tuning: three rounds, ragged clients, some absent, end where plain loops end."""
-    sizes = SIZES if adapter == "parallel" else SIZES[:3]
-    cohorts = COHORTS if adapter == "parallel" else ([0, 1, 2], [0, 2])
-    party = tiny_party(
-        tiny_model(adapter), sizes=sizes, algorithm=case.make(), momentum=0.0, epochs=2, label_smoothing=0.0
-    )
+    cohorts = COHORTS if adapter == "parallel" else COHORTS[:2]
+    epochs = 2 if adapter == "parallel" else 1
+    party = tiny_party(tiny_model(adapter), sizes=SIZES, algorithm=case.make(), momentum=0.0, epochs=epochs)
     theirs, memory = literal.federate(case.reference, party, cohorts)
     ours = federate(party, cohorts)
     start = ours[0]["model"]
@@ -112,9 +110,7 @@ def test_at_its_neutral_value_it_is_its_parent(case):
     neutral, sizes = case.neutral, EQUAL if case.neutral.equal else SIZES
     runs = []
     for name, options in ((case.name, neutral.options), (neutral.parent, neutral.parent_options)):
-        party = tiny_party(
-            tiny_model("parallel"), sizes=sizes, algorithm=create("algorithm", name, options), epochs=2
-        )
+        party = tiny_party(tiny_model("parallel"), sizes=sizes, algorithm=create("algorithm", name, options))
         runs.append(federate(party, COHORTS[: neutral.rounds]))
     ours, theirs = runs
     for state, expected in zip(ours, theirs, strict=True):
@@ -124,7 +120,7 @@ def test_at_its_neutral_value_it_is_its_parent(case):
 
 @CASES
 def test_chunks_change_nothing(case):
-    """Clients trained in chunks of 1, 3 and all end alike, and keep the same."""
+    """Clients trained one by one, three at a time and all at once end alike, and keep the same."""
     results = []
     for chunk in (1, 3, 16):
         party = tiny_party(tiny_model("parallel"), sizes=SIZES, algorithm=case.make())
@@ -140,21 +136,20 @@ def test_chunks_change_nothing(case):
 
 
 @CASES
-@pytest.mark.parametrize("norms", ["frozen", "local"])
-def test_it_goes_on_bit_for_bit(case, norms):
-    """Two rounds, everything through bytes and back, a fresh party and two more: the same bits as four at once."""
-    cohorts = [*COHORTS, COHORTS[1]]
+def test_it_goes_on_bit_for_bit(case):
+    """A round, everything through bytes and back, a fresh party and two more rounds: the same bits as three at once."""
+    cohorts = COHORTS
 
     def party(memory):
-        return tiny_party(tiny_model("parallel", norms), sizes=SIZES, algorithm=case.make(), memory=memory)
+        return tiny_party(tiny_model("parallel", "local"), sizes=SIZES, algorithm=case.make(), memory=memory)
 
     whole = party({})
     expected = federate(whole, cohorts)[-1]
     begun = party({})
-    half = federate(begun, cohorts[:2])[-1]
+    half = federate(begun, cohorts[:1])[-1]
     stored = {client: from_bytes(to_bytes(kept)) for client, kept in begun.memory.items()}
     again = party(stored)
-    after = federate(again, cohorts[2:], first=3, state=from_bytes(to_bytes(half)))[-1]
+    after = federate(again, cohorts[1:], first=2, state=from_bytes(to_bytes(half)))[-1]
     assert to_bytes(after) == to_bytes(expected)
     assert {c: to_bytes(kept) for c, kept in again.memory.items()} == {
         c: to_bytes(kept) for c, kept in whole.memory.items()

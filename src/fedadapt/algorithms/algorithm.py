@@ -213,6 +213,7 @@ class ServerRule:
         fold: ``(state, gathered) -> streams`` of the state that change besides.
         streams: the streams of the state besides the model, from the initial model.
         least: with fewer updates than this a round changes nothing.
+        reads_updates: whether `optimise` or `fold` looks at single updates, past the aggregate.
     """
 
     prepare: tuple[Callable[[Sequence[Update]], Sequence[Update]], ...] = ()
@@ -222,6 +223,7 @@ class ServerRule:
     fold: Callable[[Streams, Gathered], Streams] | None = None
     streams: Callable[[Params], Streams] | None = None
     least: int = 1
+    reads_updates: bool = False
 
 
 @dataclass(frozen=True)

@@ -44,4 +44,4 @@ def fedexp(eps: Annotated[float, Field(gt=0)] = 1e-3) -> Algorithm:
         rate = max(1.0, spread / (2 * len(own) * (norm(delta) ** 2 + eps)))
         return {"model": add(state["model"], delta, alpha=rate)}
 
-    return Algorithm("FedExP", server=ServerRule(weigh=equally, optimise=optimise))
+    return Algorithm("FedExP", server=ServerRule(weigh=equally, optimise=optimise, reads_updates=True))

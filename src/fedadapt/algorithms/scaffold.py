@@ -68,9 +68,11 @@ def scaffold(lr: Annotated[float, Field(gt=0)] = 1.0) -> Algorithm:
         ),
         server=ServerRule(
             weigh=equally,
-            optimise=optimise,
+            # At rate 1 the step is left to whoever else wants it, such as a server's optimiser.
+            optimise=add_delta if lr == 1 else optimise,
             fold=_fold,
             streams=lambda model: {"control": zeros_like(model)},
+            reads_updates=True,
         ),
         checks=(needs_sgd,),
     )
