@@ -60,3 +60,36 @@ def test_checks_hold_within_a_chain():
     """Every technique of a chain is asked."""
     refuse("at least 5 clients", "chain", {"of": ["fedprox", "krum"]}, sizes=(4,) * 4)
     refuse("use 'sgd'", "chain", {"of": ["scaffold", "fedadam"]}, optimizer="adamw")
+
+
+def test_what_clients_keep_must_be_trained_and_leave_something():
+    """A head that is not there cannot be kept, and if all is kept nothing travels."""
+    refuse(
+        "clients are to keep adapter, which is not trained", "fedper", {"kept": ["adapter"]}, adapter="head"
+    )
+    refuse("nothing would travel", "fedper", adapter="head")
+    refuse("nothing would travel", "fedrep", adapter="head", epochs=2)
+
+
+def test_fedrep_leaves_epochs_for_the_rest():
+    """As many epochs for the head as there are leave none."""
+    refuse("set train.epochs to 3 or more", "fedrep", {"head_epochs": 2}, epochs=2)
+    settle("fedrep", {"head_epochs": 2}, epochs=3)
+
+
+def test_personal_adapters_need_adapters():
+    """With full fine-tuning there is nothing that could be personal."""
+    refuse("use adapter 'parallel', or algorithm 'ditto'", "perada", adapter="full")
+
+
+@pytest.mark.parametrize("norms", ["local", "averaged"])
+def test_mixtures_need_frozen_norms(norms):
+    """A mixture of running statistics is that of neither model."""
+    refuse("use norms 'frozen'", "apfl", norms=norms)
+
+
+@pytest.mark.parametrize("name", ["qfedavg", "fednova"])
+def test_rescaled_updates_need_fixed_statistics(name):
+    """A rescaled running variance is that of no batch."""
+    refuse("use norms 'frozen' or 'local'", name, norms="averaged")
+    settle(name, norms="local")

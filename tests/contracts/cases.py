@@ -124,6 +124,7 @@ def setting_of(plan, num_clients, config):
         trained=frozenset(row.group for row in plan.rows if row.trained),
         shared=frozenset(plan.groups()),
         moving=frozenset(r.name for r in plan.rows if not r.trained and r.travel is Travel.SHARED),
+        statistics_move=any(not r.trained for r in plan.rows),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -12,14 +13,22 @@ from reference import (
     fedavgm,
     feddyn,
     fedexp,
+    fedlc,
     fednova,
     fedopt,
     fedprox,
+    fedrs,
+    fedsam,
+    moon,
+    personal,
+    qfedavg,
     robust,
     scaffold,
 )
 
-from fedadapt.algorithms import Update
+from fedadapt.algorithms import Algorithm, LocalRule, Update
+from fedadapt.algorithms.algorithm import Phase
+from fedadapt.params import Group
 from fedadapt.registry import create
 
 PAIR = ((30, 1.0), (10, 0.5))
@@ -32,7 +41,7 @@ class Neutral:
 
     Args:
         options: with which it is its parent.
-        parent: the other one's name.
+        parent: the other one's name, or what makes it.
         parent_options: its options.
         equal: clients have equal numbers of samples, and hence of steps.
         rounds: how long it stays so.
@@ -40,11 +49,19 @@ class Neutral:
     """
 
     options: dict[str, Any]
-    parent: str = "fedavg"
+    parent: str | Callable[[], Algorithm] = "fedavg"
     parent_options: dict[str, Any] = field(default_factory=dict)
     equal: bool = False
     rounds: int = 2
     tolerance: float = 1e-4
+
+    def make_parent(self):
+        """The other one."""
+        return (
+            create("algorithm", self.parent, self.parent_options)
+            if isinstance(self.parent, str)
+            else self.parent()
+        )
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,9 @@ class Case:
         options: of the algorithm.
         updates: samples and delta of each client of the number by hand.
         extra: further streams and scalars of each of those updates, by name.
+        train: settings of local training that it needs.
+        adapters: the trainable sets it is compared with its literal version on.
+        norms: a policy that gives clients something to keep, if it allows one.
     """
 
     name: str
@@ -69,6 +89,9 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     updates: tuple[tuple[int, float], ...] = PAIR
     extra: tuple[dict[str, float], ...] = ({}, {}, {}, {}, {}, {}, {})
+    train: dict[str, Any] = field(default_factory=dict)
+    adapters: tuple[str, ...] = ("parallel", "full")
+    norms: str = "local"
 
     def make(self):
         """The algorithm."""
@@ -83,6 +106,12 @@ class Case:
             own = {n: v for n, v in given.items() if n in scalars}
             found.append(Update(client, count, 1, streams, own))
         return found
+
+
+def _body_only():
+    """Averaging of all but the head, which every client keeps as it is."""
+    body = frozenset(Group) - {Group.HEAD}
+    return Algorithm("Body", local=LocalRule(kept=frozenset({Group.HEAD}), phases=(Phase(body),)))
 
 
 TABLE = [
@@ -207,4 +236,27 @@ TABLE = [
         Neutral({"of": ["fedavg"]}),
         {"of": [{"name": "fedprox", "mu": 0.5}, {"name": "fedavgm", "momentum": 0.8, "lr": 0.5}]},
     ),
+    # L = 2. Weights 2 * 2^1.5 and 2 * 1; h are 1.5 * 2^0.5 * 2^2 + 2 * 2^1.5 = 14.14214 and 1.5 * 1 + 2 = 3.5.
+    # (5.656854 * 1.0 + 2 * 0.5) / 17.64214 = 0.377328.
+    Case(
+        "qfedavg",
+        qfedavg,
+        1.377328,
+        Neutral({"q": 0.0}, equal=True),
+        {"q": 1.5},
+        extra=({"start_loss": 2.0, "lr": 0.5}, {"start_loss": 1.0, "lr": 0.5}),
+    ),
+    # Where only clients do something of their own, the server is that of fedavg; their numbers are in doctests.
+    Case("fedrs", fedrs, 1.875, Neutral({"alpha": 1.0}), {"alpha": 0.3}),
+    Case("fedlc", fedlc, 1.875, Neutral({"tau": 0.0}), {"tau": 0.8}),
+    Case("fedsam", fedsam.fedsam, 1.875, Neutral({"rho": 0.0}), {"rho": 0.1}),
+    Case("fedasam", fedsam.fedasam, 1.875, Neutral({"rho": 0.0}), {"rho": 0.3, "eta": 0.2}),
+    Case("moon", moon, 1.875, Neutral({"mu": 0.0}), {"mu": 0.7}),
+    Case("fedper", personal.fedper, 1.875, Neutral({"kept": []})),
+    Case(
+        "fedrep", personal.fedrep, 1.875, Neutral({"head_epochs": 0}, parent=_body_only), train={"epochs": 2}
+    ),
+    Case("ditto", personal.ditto, 1.875, Neutral({"pull": 0.0}), {"pull": 0.4}),
+    Case("perada", personal.perada, 1.875, Neutral({"pull": 0.0}), {"pull": 0.4}, adapters=("parallel",)),
+    Case("apfl", personal.apfl, 1.875, Neutral({"alpha": 0.0}), {"alpha": 0.3}, norms="frozen"),
 ]

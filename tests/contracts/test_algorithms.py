@@ -22,7 +22,6 @@ SIZES = (5, 9, 3, 8, 6, 7, 4)
 """Samples of the clients of the short federations: ragged, in batches of 4 from one step to three."""
 EQUAL = (4,) * 7
 COHORTS = ([0, 1, 2, 3, 4, 5, 6], [0, 1, 3, 4, 5, 6], [0, 1, 2, 4, 5, 6])
-ADAPTERS = ("parallel", "full")
 
 
 def draw(generator):
@@ -82,13 +81,14 @@ def test_the_server_does_what_its_literal_version_does(case, counts):
                 torch.testing.assert_close(tensor, expected[stream][name], rtol=1e-4, atol=1e-5)
 
 
-@CASES
-@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize(
+    ("case", "adapter"), [(c, a) for c in TABLE for a in c.adapters], ids=lambda v: getattr(v, "name", v)
+)
 def test_a_federation_is_that_of_its_literal_version(case, adapter):
     """With adapters and with full fine-tuning: three rounds, ragged clients, some absent, end where plain loops end."""
     cohorts = COHORTS if adapter == "parallel" else COHORTS[:2]
-    epochs = 2 if adapter == "parallel" else 1
-    party = tiny_party(tiny_model(adapter), sizes=SIZES, algorithm=case.make(), momentum=0.0, epochs=epochs)
+    train = {"epochs": 2 if adapter == "parallel" else 1} | case.train
+    party = tiny_party(tiny_model(adapter), sizes=SIZES, algorithm=case.make(), momentum=0.0, **train)
     theirs, memory = literal.federate(case.reference, party, cohorts)
     ours = federate(party, cohorts)
     start = ours[0]["model"]
@@ -109,8 +109,8 @@ def test_at_its_neutral_value_it_is_its_parent(case):
     """Two rounds of a ragged federation end where the parent's do."""
     neutral, sizes = case.neutral, EQUAL if case.neutral.equal else SIZES
     runs = []
-    for name, options in ((case.name, neutral.options), (neutral.parent, neutral.parent_options)):
-        party = tiny_party(tiny_model("parallel"), sizes=sizes, algorithm=create("algorithm", name, options))
+    for algorithm in (create("algorithm", case.name, neutral.options), neutral.make_parent()):
+        party = tiny_party(tiny_model("parallel"), sizes=sizes, algorithm=algorithm, **case.train)
         runs.append(federate(party, COHORTS[: neutral.rounds]))
     ours, theirs = runs
     for state, expected in zip(ours, theirs, strict=True):
@@ -123,7 +123,7 @@ def test_chunks_change_nothing(case):
     """Clients trained one by one, three at a time and all at once end alike, and keep the same."""
     results = []
     for chunk in (1, 3, 16):
-        party = tiny_party(tiny_model("parallel"), sizes=SIZES, algorithm=case.make())
+        party = tiny_party(tiny_model("parallel"), sizes=SIZES, algorithm=case.make(), **case.train)
         results.append((federate(party, COHORTS[:2], chunk=chunk), party.memory))
     (first, kept), *others = results
     for states, memory in others:
@@ -141,7 +141,8 @@ def test_it_goes_on_bit_for_bit(case):
     cohorts = COHORTS
 
     def party(memory):
-        return tiny_party(tiny_model("parallel", "local"), sizes=SIZES, algorithm=case.make(), memory=memory)
+        model = tiny_model("parallel", case.norms)
+        return tiny_party(model, sizes=SIZES, algorithm=case.make(), memory=memory, **case.train)
 
     whole = party({})
     expected = federate(whole, cohorts)[-1]
@@ -199,7 +200,7 @@ def test_averaged_statistics_are_never_optimised(case):
     """Running statistics that travel move by a mean of the clients' changes, or the technique says why it cannot."""
     model = tiny_model("parallel", "averaged")
     try:
-        party = tiny_party(model, sizes=EQUAL, algorithm=case.make())
+        party = tiny_party(model, sizes=EQUAL, algorithm=case.make(), **case.train)
     except ValueError as error:
         assert "running statistics" in str(error)
         return

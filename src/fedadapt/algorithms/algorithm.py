@@ -237,6 +237,7 @@ class Setting:
         trained: groups that are trained by gradient.
         shared: groups that travel.
         moving: shared tensors that move with the batches instead, such as averaged norm statistics.
+        statistics_move: whether any tensor does, shared or kept.
     """
 
     num_clients: int
@@ -245,6 +246,7 @@ class Setting:
     trained: frozenset[Group]
     shared: frozenset[Group]
     moving: frozenset[str] = frozenset()
+    statistics_move: bool = False
 
 
 Check = Callable[[Setting], str | None]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedadapt.algorithms.algorithm import Algorithm, Gathered, LocalRule, ServerRule, Setting
-from fedadapt.algorithms.path import needs_sgd, path_length
+from fedadapt.algorithms.algorithm import Algorithm, Gathered, LocalRule, ServerRule
+from fedadapt.algorithms.path import needs_fixed_statistics, needs_sgd, path_length
 from fedadapt.params import Params, scale, weighted_mean
 from fedadapt.registry import register
 
@@ -33,7 +33,7 @@ def fednova() -> Algorithm:
         "FedNova",
         local=LocalRule(scalars={"path_length": path_length}, reads_path=True),
         server=ServerRule(aggregate=_normalised),
-        checks=(needs_sgd, _needs_no_moving),
+        checks=(needs_sgd, needs_fixed_statistics),
     )
 
 
@@ -45,10 +45,3 @@ def _normalised(gathered: Gathered) -> Params:
         (weight, scale(update.streams["delta"], effective / length))
         for weight, update, length in zip(gathered.weights, gathered.updates, lengths, strict=True)
     )
-
-
-def _needs_no_moving(setting: Setting) -> str | None:
-    """A rescaled running variance is that of no batch."""
-    if not setting.moving:
-        return None
-    return "it rescales updates, and running statistics that are averaged must not be; use norms 'frozen' or 'local'"

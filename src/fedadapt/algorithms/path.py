@@ -34,3 +34,10 @@ def needs_sgd(setting: Setting) -> str | None:
         "it reads gradients off what training changed, and train.optimizer is "
         f"{setting.train.optimizer!r}, which rescales them; use 'sgd'"
     )
+
+
+def needs_fixed_statistics(setting: Setting) -> str | None:
+    """A rescaled running variance is that of no batch."""
+    if not setting.moving:
+        return None
+    return "it rescales updates, and running statistics that are averaged must not be; use norms 'frozen' or 'local'"

@@ -160,6 +160,7 @@ def build(config: RunConfig) -> Experiment:
             trained=frozenset(row.group for row in plan.rows if row.trained),
             shared=frozenset(plan.groups()),
             moving=frozenset(plan.layout()) & frozenset(model.moving),
+            statistics_move=bool(model.moving),
         )
     )
     model.to(device, config.train.dtype)

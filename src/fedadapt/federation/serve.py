@@ -175,8 +175,10 @@ def _train_phases(party: Party, clients: Sequence[int], round: int, begun: Work,
     left = party.train.epochs - sum(phase.epochs or 0 for phase in phases)
     hooks = _hooks(party, clients, begun, whole)
     params, steps, losses = whole, begun.num_steps, []
-    for number, phase in enumerate(phases):
+    for phase in phases:
         epochs = left if phase.epochs is None else phase.epochs
+        if epochs == 0:
+            continue
         resting = {n for n in whole if phase.groups is not None and party.model.groups[n] not in phase.groups}
         trained = train(
             party.model,
@@ -190,7 +192,7 @@ def _train_phases(party: Party, clients: Sequence[int], round: int, begun: Work,
                 batch_size=party.train.batch_size,
                 epochs=epochs,
                 augment=party.augment,
-                purpose=f"batches of phase {number}" if number else "batches",
+                purpose=f"batches of phase {len(losses)}" if losses else "batches",
             ),
             party.train,
             lr=begun.lr,

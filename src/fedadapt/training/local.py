@@ -140,9 +140,11 @@ def train(
             losses += loss.value * loss.count
             samples += loss.count
             if hooks.beside is not None:
-                # Before the first set steps: both look at each other as they were.
+                # Before the first set steps: both look at each other as they were. Statistics of the first set
+                # that the second one has not are looked at, and must not move once more.
+                around = {n: t.clone() if n in model.moving else t for n, t in params.items()}
                 direction = hooks.beside.gradient(
-                    loss.at(params | second, second_trained), second_trained, trained
+                    loss.at(around | second, second_trained), second_trained, trained
                 )
                 second_step(second_trained, _clipped(direction, config), rates)
             step(trained, _clipped(gradients, config), rates)
