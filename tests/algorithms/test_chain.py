@@ -26,6 +26,7 @@ REFUSED = [
     (["fedprox", "scaffold"], "sum of plain gradients"),
     (["fednova", "fedprox"], "sum of plain gradients"),
     (["scaffold", "median"], "past the aggregation of Median"),
+    (["scaffold", "fedbuff"], "models of different rounds"),
     (["trimmed_mean", "fedexp"], "past the aggregation of Trimmed mean"),
 ]
 

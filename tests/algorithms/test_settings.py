@@ -93,3 +93,8 @@ def test_rescaled_updates_need_fixed_statistics(name):
     """A rescaled running variance is that of no batch."""
     refuse("use norms 'frozen' or 'local'", name, norms="averaged")
     settle(name, norms="local")
+
+
+def test_a_buffer_is_filled_by_those_at_work():
+    """More updates than clients at work could never come together."""
+    refuse("a buffer of 9 updates is not filled by 7 clients", "fedbuff", {"buffer": 9})

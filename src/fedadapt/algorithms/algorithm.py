@@ -214,6 +214,7 @@ class ServerRule:
         streams: the streams of the state besides the model, from the initial model.
         least: with fewer updates than this a round changes nothing.
         reads_updates: whether `optimise` or `fold` looks at single updates, past the aggregate.
+        buffer: updates a step where clients come and go by themselves; None where rounds are synchronous.
     """
 
     prepare: tuple[Callable[[Sequence[Update]], Sequence[Update]], ...] = ()
@@ -224,6 +225,7 @@ class ServerRule:
     streams: Callable[[Params], Streams] | None = None
     least: int = 1
     reads_updates: bool = False
+    buffer: int | None = None
 
 
 @dataclass(frozen=True)

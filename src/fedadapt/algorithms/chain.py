@@ -26,6 +26,7 @@ _SERVER_SLOTS = {
     "aggregate": "the aggregation",
     "optimise": "the server's step",
     "fold": "what else the server keeps",
+    "buffer": "the buffer",
 }
 
 
@@ -96,6 +97,11 @@ def _check_pair(one: Algorithm, other: Algorithm) -> None:
     if one.server.reads_updates and other.server.aggregate is not _PLAIN_SERVER.aggregate:
         raise ConfigError(
             f"{one.name} uses every single update besides their aggregate, past the aggregation of {other.name}; "
+            "leave one of them out"
+        )
+    if one.server.buffer is not None and other.local.downloads:
+        raise ConfigError(
+            f"{one.name} lets clients work on models of different rounds, {other.name} needs them on the same; "
             "leave one of them out"
         )
     if one.local.personal is not None and other.local.phases != _PLAIN_LOCAL.phases:

@@ -18,6 +18,7 @@ from fedadapt.engines import Engine, LocalEngine
 from fedadapt.errors import Interrupted, RunError
 from fedadapt.experiment.build import Experiment, build, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, make_config
+from fedadapt.federation.buffered import play_buffered
 from fedadapt.federation.round import Played, play
 from fedadapt.federation.sampling import sample_cohort
 from fedadapt.federation.serve import predicting
@@ -179,7 +180,18 @@ def _play_on(experiment: Experiment, store: RunStore, watcher: Watcher) -> None:
 
 
 def _drive(experiment: Experiment, engine: Engine, state: Streams, number: int, cohort: list[int]) -> Played:
-    flow = play(experiment.algorithm, experiment.wire, state, number, cohort)
+    algorithm, wire = experiment.algorithm, experiment.wire
+    flow = play(algorithm, wire, state, number, cohort)
+    if algorithm.server.buffer is not None:
+        flow = play_buffered(
+            algorithm,
+            wire,
+            state,
+            number,
+            concurrency=len(cohort),
+            num_clients=experiment.config.data.num_clients,
+            seeds=experiment.seeds,
+        )
     try:
         requests = next(flow)
         while True:

@@ -69,7 +69,7 @@ def play(
             ledger.append(LedgerEntry(round, reply.client, Direction.UPLOAD, FRAMING, len(reply.frame)))
     updates, records = [], []
     for client in sorted(cohort):
-        update, record, received = _accept(answers.get(client), algorithm, wire, round, client)
+        update, record, received = accept(answers.get(client), algorithm, wire, round, client)
         records.append(record)
         ledger += [LedgerEntry(round, client, Direction.UPLOAD, g, n) for g, n in received.items()]
         if update is not None:
@@ -78,7 +78,7 @@ def play(
     return Played(new, tuple(records), tuple(ledger))
 
 
-def _accept(
+def accept(
     reply: Reply | None, algorithm: Algorithm, wire: Wire, round: int, client: int
 ) -> tuple[Update | None, ClientRecord, dict[str, int]]:
     """Checks one reply; gives the update if it is sound, the record, and the bytes that came."""

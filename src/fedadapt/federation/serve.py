@@ -174,7 +174,8 @@ def _train_phases(party: Party, clients: Sequence[int], round: int, begun: Work,
     phases = party.algorithm.local.phases
     left = party.train.epochs - sum(phase.epochs or 0 for phase in phases)
     hooks = _hooks(party, clients, begun, whole)
-    params, steps, losses = whole, begun.num_steps, []
+    losses: list[Tensor] = []
+    params, steps = whole, begun.num_steps
     for phase in phases:
         epochs = left if phase.epochs is None else phase.epochs
         if epochs == 0:
