@@ -32,7 +32,9 @@ class Model(Protocol):
 
     def with_features(
         self, params: Params, images: Tensor, *, mask: Tensor | None, training: bool
-    ) -> tuple[Tensor, Tensor]: ...
+    ) -> tuple[Tensor, Tensor]:
+        """Logits, and the features that they are made from."""
+        ...
 
 
 @dataclass(frozen=True)
