@@ -6,15 +6,19 @@ import torch
 from torch import nn
 
 from fedadapt.adapters import attach
+from fedadapt.algorithms import Setting
 from fedadapt.backbones import ResNet
 from fedadapt.backbones.backbone import finish
 from fedadapt.backbones.resnet import initialise
 from fedadapt.data.augment import Augment
 from fedadapt.data.dataset import Split
+from fedadapt.engines import LocalEngine
 from fedadapt.federation.messages import Wire
-from fedadapt.federation.plan import make_plan
+from fedadapt.federation.plan import Travel, make_plan
+from fedadapt.federation.round import play
 from fedadapt.federation.serve import Party
 from fedadapt.registry import create
+from fedadapt.runs.records import Outcome
 from fedadapt.seeds import Seeds
 from fedadapt.training.config import TrainConfig
 
@@ -84,18 +88,22 @@ def client_indices(sizes=SIZES):
     return list(torch.arange(sum(sizes)).split(list(sizes)))
 
 
-def tiny_wire(model, codec="float32"):
-    """The wire of a model."""
-    return Wire(make_plan(model, model.policy.kept, {}), create("codec", codec), model.backbone.digest)
+def tiny_wire(model, codec="float32", kept=frozenset()):
+    """The wire of a model whose clients keep some groups."""
+    plan = make_plan(model, model.policy.kept | kept, {})
+    return Wire(plan, create("codec", codec), model.backbone.digest)
 
 
-def tiny_party(model, *, sizes=SIZES, memory=None, **train):
-    """A site that simulates the clients of `sizes`."""
+def tiny_party(model, *, sizes=SIZES, memory=None, algorithm=None, **train):
+    """A site that simulates the clients of `sizes`, all of whom are asked."""
+    algorithm = algorithm or create("algorithm", "fedavg")
+    config = TrainConfig(**{"batch_size": 4, "lr": 0.05, "device": "cpu"} | train)
+    wire = tiny_wire(model, kept=algorithm.local.kept)
     return Party(
         model=model,
-        wire=tiny_wire(model),
-        algorithm=create("algorithm", "fedavg"),
-        train=TrainConfig(**{"batch_size": 4, "lr": 0.05, "device": "cpu"} | train),
+        wire=wire,
+        algorithm=algorithm.settle(setting_of(wire.plan, len(sizes), config)),
+        train=config,
         rounds=5,
         split=tiny_split(max(1, sum(sizes))),
         indices=client_indices(sizes),
@@ -105,6 +113,34 @@ def tiny_party(model, *, sizes=SIZES, memory=None, **train):
         seeds=Seeds(3),
         memory={} if memory is None else memory,
     )
+
+
+def setting_of(plan, num_clients, config):
+    """What a run with this plan tells its algorithm."""
+    return Setting(
+        num_clients,
+        num_clients,
+        config,
+        trained=frozenset(row.group for row in plan.rows if row.trained),
+        shared=frozenset(plan.groups()),
+        moving=frozenset(r.name for r in plan.rows if not r.trained and r.travel is Travel.SHARED),
+        statistics_move=any(not r.trained for r in plan.rows),
+    )
+
+
+def federate(party, cohorts, *, chunk=16, first=1, state=None):
+    """The server's states after rounds with these cohorts, the one before the first included."""
+    states = [first_state(party) if state is None else state]
+    for number, cohort in enumerate(cohorts, start=first):
+        flow = play(party.algorithm, party.wire, states[-1], number, cohort)
+        replies = LocalEngine(party, chunk).exchange(next(flow))
+        assert [reply.failure for reply in replies] == [""] * len(cohort)
+        try:
+            flow.send(replies)
+        except StopIteration as stop:
+            assert {record.outcome for record in stop.value.clients} <= {Outcome.ACCEPTED}, stop.value.clients
+            states.append(stop.value.state)
+    return states
 
 
 def first_state(party):

@@ -114,10 +114,21 @@ def test_a_resumed_run_is_the_whole_run(tmp_path, settings):
         assert outcome(resume(tmp_path / str(last) / "tiny")) == whole
 
 
+NEEDS = {
+    "krum": ("algorithm.attackers=0",),
+    "multi_krum": ("algorithm.attackers=0",),
+    "bulyan": ("algorithm.attackers=0",),
+    "chain": ('algorithm.of=["fedprox", "fedadam"]',),
+    "fedbuff": ("algorithm.buffer=2",),
+    "fedrep": ("train.epochs=2",),
+}
+"""What algorithms need to run with three clients a round."""
+
+
 @pytest.mark.parametrize("algorithm", names("algorithm"))
 def test_every_algorithm_resumes(tmp_path, algorithm):
     """Whatever an algorithm keeps, at the server or at clients, a resumed run has it."""
-    config = tiny(f"algorithm={algorithm}", "cohort=3")
+    config = tiny(f"algorithm={algorithm}", "cohort=3", "data.limit=48", *NEEDS.get(algorithm, ()))
     whole = outcome(run(config, tmp_path / "whole"))
     with pytest.raises(Stopped):
         run(config, tmp_path / "stopped", watcher=StopAfter(2))

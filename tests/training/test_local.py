@@ -13,12 +13,12 @@ from fedadapt.params import expand, scale
 from fedadapt.seeds import Seeds
 from fedadapt.training.config import TrainConfig
 from fedadapt.training.evaluate import evaluate
-from fedadapt.training.local import train
+from fedadapt.training.local import Hooks, train
 
 CLIENTS = [2, 0, 5]
 
 
-def run(model, start=None, correct=None, **settings):
+def run(model, start=None, hooks=None, **settings):
     """Three clients trained together."""
     config = TrainConfig(**{"device": "cpu", "batch_size": 4} | settings)
     batches = cohort_batches(
@@ -26,7 +26,12 @@ def run(model, start=None, correct=None, **settings):
         round=1, seeds=Seeds(0), batch_size=4, epochs=config.epochs, augment=Augment(pad=0, flip=False),
     )  # fmt: skip
     begin = expand(model.start, 3) if start is None else start
-    return train(model, begin, batches, config, lr=config.lr, mean=MEAN, std=STD, correct=correct)
+    return train(model, begin, batches, config, lr=config.lr, mean=MEAN, std=STD, hooks=hooks or Hooks())
+
+
+def scaled(factor):
+    """Gradients times a number."""
+    return Hooks(gradient=lambda gradient: lambda point: scale(gradient(point), factor))
 
 
 def test_it_counts_steps_and_leaves_the_start_alone():
@@ -51,13 +56,11 @@ def test_algorithms_change_gradients_before_clipping():
     """Doubled gradients double a plain step, and clipping sees them doubled."""
     model = tiny_model("head")
     plain = run(model, momentum=0.0, lr=1e-3)
-    double = run(model, correct=lambda gradients, params: scale(gradients, 2.0), momentum=0.0, lr=1e-3)
+    double = run(model, hooks=scaled(2.0), momentum=0.0, lr=1e-3)
     start = model.start["fc.bias"]
     ratio = (double.params["fc.bias"][1] - start) / (plain.params["fc.bias"][1] - start)
     torch.testing.assert_close(ratio, torch.full_like(ratio, 2.0), rtol=1e-2, atol=0)
-    clipped = run(
-        model, correct=lambda gradients, params: scale(gradients, 1e6), momentum=0.0, lr=1.0, clip_norm=0.25
-    )
+    clipped = run(model, hooks=scaled(1e6), momentum=0.0, lr=1.0, clip_norm=0.25)
     moved = torch.cat([(clipped.params[n][1] - model.start[n]).flatten() for n in model.start])
     assert float(moved.norm()) == pytest.approx(0.25, rel=1e-3)
 

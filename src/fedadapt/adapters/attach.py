@@ -135,6 +135,24 @@ class AdaptedModel:
         logits: Tensor = torch.func.functional_call(self.module, tensors, (images.to(self.dtype),))
         return logits.float()
 
+    def with_features(
+        self,
+        params: Params,
+        images: Float[Tensor, "N C H W"],
+        *,
+        mask: Bool[Tensor, "K B"] | None = None,
+        training: bool = False,
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N F"]]:
+        """Logits, and the features that the head made them from; arguments as in a call."""
+        seen: list[Tensor] = []
+        head = self.module.get_submodule(self.backbone.head)
+        handle = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        try:
+            logits = self(params, images, mask=mask, training=training)
+        finally:
+            handle.remove()
+        return logits, seen[0].float()
+
     def _place_branches(self, generator: torch.Generator) -> list[Site]:
         if self.adapter.fits is None or self.adapter.build is None:
             return []

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from fedadapt.algorithms.algorithm import Algorithm, Update
-from fedadapt.params import Streams, add, weighted_mean
+from fedadapt.algorithms.algorithm import Algorithm
 from fedadapt.registry import register
 
 
@@ -17,6 +14,7 @@ def fedavg() -> Algorithm:
 
     Example:
         >>> import torch
+        >>> from fedadapt.algorithms import Update
         >>> state = {"model": {"w": torch.zeros(1)}}
         >>> ones = {"delta": {"w": torch.ones(1)}}
         >>> half = {"delta": {"w": torch.full((1,), 0.5)}}
@@ -30,10 +28,4 @@ def fedavg() -> Algorithm:
     Differs:
         Clients send the difference to what they got, which has the same mean and packs into fewer bytes.
     """
-    return Algorithm("FedAvg", step)
-
-
-def step(state: Streams, updates: Sequence[Update]) -> Streams:
-    """Adds the weighted mean difference to the model."""
-    mean = weighted_mean((u.num_examples, u.streams["delta"]) for u in updates)
-    return {**state, "model": add(state["model"], mean)}
+    return Algorithm("FedAvg")

@@ -55,6 +55,7 @@ def cohort_batches(
     batch_size: int,
     epochs: int,
     augment: Augment,
+    purpose: str = "batches",
 ) -> Iterator[Batch]:
     """The local steps of a cohort, one batch at a time.
 
@@ -70,10 +71,11 @@ def cohort_batches(
         batch_size: B, for each client.
         epochs: passes over a client's samples.
         augment: applied to every image.
+        purpose: of the random draws; each stretch of a round's local training has its own.
     """
     tables, tops, lefts, mirrors = [], [], [], []
     for own, client in zip(indices, clients, strict=True):
-        generator = seeds.torch("batches", round=round, client=client)
+        generator = seeds.torch(purpose, round=round, client=client)
         places = schedule(len(own), batch_size, epochs, generator)
         draws = augment.draw(places.numel(), generator)
         tables.append(

@@ -16,7 +16,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fedadapt.adapters import AdaptedModel, attach
-from fedadapt.algorithms import Algorithm
+from fedadapt.algorithms import Algorithm, Setting
 from fedadapt.backbones import Backbone
 from fedadapt.data.augment import Augment
 from fedadapt.data.dataset import Dataset, Split
@@ -181,7 +181,18 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     for name, tensor in named.items():
         if name not in model.start and not name.endswith("num_batches_tracked"):
             still[model.groups[name]] += tensor.numel()
-    plan = make_plan(model, policy.kept, still)
+    plan = make_plan(model, policy.kept | algorithm.local.kept, still)
+    algorithm = algorithm.settle(
+        Setting(
+            config.data.num_clients,
+            config.cohort or config.data.num_clients,
+            config.train,
+            trained=frozenset(row.group for row in plan.rows if row.trained),
+            shared=frozenset(plan.groups()),
+            moving=frozenset(plan.layout()) & frozenset(model.moving),
+            statistics_move=bool(model.moving),
+        )
+    )
     model.to(device, config.train.dtype)
     wire = Wire(plan, codec, backbone.digest)
     return Experiment(

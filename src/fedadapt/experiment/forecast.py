@@ -32,7 +32,9 @@ def forecast(experiment: Experiment) -> dict[str, Any]:
 
     messages = {
         "download": message(len(experiment.algorithm.downloads), 0),
-        "upload": message(len(experiment.algorithm.uploads), len(UPLOAD_SCALARS)),
+        "upload": message(
+            len(experiment.algorithm.uploads), len(UPLOAD_SCALARS) + len(experiment.algorithm.local.scalars)
+        ),
     }
     rounds = {way: None if size is None else cohort * size for way, size in messages.items()}
     both = [size for size in rounds.values() if size is not None]

@@ -18,9 +18,10 @@ from fedadapt.engines import Engine, LocalEngine
 from fedadapt.errors import Interrupted, RunError
 from fedadapt.experiment.build import Experiment, LoadData, build, build_data, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, make_config
+from fedadapt.federation.buffered import play_buffered
 from fedadapt.federation.round import Played, play
 from fedadapt.federation.sampling import sample_cohort
-from fedadapt.federation.serve import KEPT
+from fedadapt.federation.serve import predicting
 from fedadapt.params import Streams, stack
 from fedadapt.runs.lock import acquire
 from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
@@ -205,7 +206,18 @@ def play_on(
 
 
 def _drive(experiment: Experiment, engine: Engine, state: Streams, number: int, cohort: list[int]) -> Played:
-    flow = play(experiment.algorithm, experiment.wire, state, number, cohort)
+    algorithm, wire = experiment.algorithm, experiment.wire
+    flow = play(algorithm, wire, state, number, cohort)
+    if algorithm.server.buffer is not None:
+        flow = play_buffered(
+            algorithm,
+            wire,
+            state,
+            number,
+            concurrency=len(cohort),
+            num_clients=experiment.config.data.num_clients,
+            seeds=experiment.seeds,
+        )
     try:
         requests = next(flow)
         while True:
@@ -237,8 +249,8 @@ def _measure_clients(
     size = experiment.model.max_clients or 32
     for begin in range(0, len(records), size):
         group = [record.client for record in records[begin : begin + size]]
-        kept = [memory[c].get(KEPT, {}) if c in memory else {} for c in group]
-        stacked = stack([params | {n: t.to(params[n].device) for n, t in own.items()} for own in kept])
+        kept = [dict(memory[c]) if c in memory else {} for c in group]
+        stacked = stack([predicting(experiment.algorithm, params, own) for own in kept])
         indices = [experiment.clients.test[client] for client in group]
         split = experiment.dataset.train
         accuracies += evaluate_clients(

@@ -69,7 +69,7 @@ def play(
             ledger.append(LedgerEntry(round, reply.client, Direction.UPLOAD, FRAMING, len(reply.frame)))
     updates, records = [], []
     for client in sorted(cohort):
-        update, record, received = _accept(answers.get(client), algorithm, wire, round, client)
+        update, record, received = accept(answers.get(client), algorithm, wire, round, client)
         records.append(record)
         ledger += [LedgerEntry(round, client, Direction.UPLOAD, g, n) for g, n in received.items()]
         if update is not None:
@@ -78,7 +78,7 @@ def play(
     return Played(new, tuple(records), tuple(ledger))
 
 
-def _accept(
+def accept(
     reply: Reply | None, algorithm: Algorithm, wire: Wire, round: int, client: int
 ) -> tuple[Update | None, ClientRecord, dict[str, int]]:
     """Checks one reply; gives the update if it is sound, the record, and the bytes that came."""
@@ -87,14 +87,18 @@ def _accept(
     if reply.failure:
         return None, ClientRecord(round, client, Outcome.FAILED, reason=reply.failure), {}
     try:
-        message = wire.read(reply.frame, Kind.UPLOAD, round, client, algorithm.uploads, len(UPLOAD_SCALARS))
-        num_examples, num_steps, loss = message.scalars
+        expected = len(UPLOAD_SCALARS) + len(algorithm.local.scalars)
+        message = wire.read(reply.frame, Kind.UPLOAD, round, client, algorithm.uploads, expected)
+        num_examples, num_steps, loss, *own = message.scalars
         counts = all(count.is_integer() and 0 <= count < 2**53 for count in (num_examples, num_steps))
-        if not (counts and num_examples >= 1 and math.isfinite(loss)):
-            raise FrameError(f"scalars {message.scalars} of client {client} are not counts and a finite loss")
+        if not (counts and num_examples >= 1 and all(map(math.isfinite, (loss, *own)))):
+            raise FrameError(
+                f"scalars {message.scalars} of client {client} are not counts and finite numbers"
+            )
     except FrameError as error:
         refused = ClientRecord(round, client, Outcome.REFUSED, reason=str(error))
         # What was refused has still moved; its groups are unknown, so all of it counts as framing.
         return None, refused, {FRAMING: len(reply.frame)}
     record = ClientRecord(round, client, Outcome.ACCEPTED, int(num_examples), int(num_steps), loss)
-    return Update(client, int(num_examples), int(num_steps), message.streams), record, message.tally
+    scalars = dict(zip(algorithm.local.scalars, own, strict=True))
+    return Update(client, int(num_examples), int(num_steps), message.streams, scalars), record, message.tally

@@ -7,15 +7,15 @@ stacked on the client axis and trained together. It is the same code.
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fedadapt.adapters import AdaptedModel
 from fedadapt.algorithms import Algorithm
-from fedadapt.algorithms.algorithm import Work
+from fedadapt.algorithms.algorithm import Origin, Work
 from fedadapt.data.augment import Augment
 from fedadapt.data.batches import cohort_batches
 from fedadapt.data.dataset import Split
@@ -25,13 +25,17 @@ from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.params import Params, Streams, expand, pick, stack, zeros_like
 from fedadapt.seeds import Seeds
 from fedadapt.training.config import TrainConfig
-from fedadapt.training.local import train
+from fedadapt.training.evaluate import mean_losses
+from fedadapt.training.local import Beside, Hooks, Trained, train
 
 KEPT = "kept"
 """The memory stream of the tensors that the plan lets clients keep."""
 
+PERSONAL = "personal"
+"""The memory stream of a client's second model."""
+
 UPLOAD_SCALARS = ("num_examples", "num_steps", "loss")
-"""The scalars of an upload, by position."""
+"""The scalars of an upload, by position; those of the algorithm follow."""
 
 
 @dataclass(frozen=True)
@@ -114,56 +118,42 @@ def _train_together(able: Sequence[tuple[Request, Streams]], party: Party) -> li
 def _train_cohort(able: Sequence[tuple[Request, Streams]], party: Party) -> list[Reply]:
     requests = [request for request, _ in able]
     clients, round_ = [request.client for request in requests], requests[0].round
+    rule, plan = party.algorithm.local, party.wire.plan
     device = next(iter(party.model.start.values())).device
     download = _stack_streams([streams for _, streams in able], device)
-    remembered = [_recall(party, client) for client in clients]
-    memory = _stack_streams(remembered, device)
-    start = {**download["model"], **memory.pop(KEPT, {})}
-    shared = list(download["model"])
+    memory = _stack_streams([_recall(party, client) for client in clients], device)
     lr = party.train.rate(round_, party.rounds)
-    begun = Work(
-        download["model"],
-        download["model"],
-        torch.zeros(len(clients), dtype=torch.int64),
-        lr,
-        download,
-        memory,
-    )
-    rule = party.algorithm.local
-    correct = None if rule.correct is None else (lambda g, p: rule.correct(g, p, begun))  # type: ignore[misc]
-    trained = train(
-        party.model,
-        {name: start[name] for name in party.model.start},
-        cohort_batches(
-            party.split,
-            [party.indices[client] for client in clients],
-            clients,
-            round=round_,
-            seeds=party.seeds,
-            batch_size=party.train.batch_size,
-            epochs=party.train.epochs,
-            augment=party.augment,
-        ),
-        party.train,
-        lr=lr,
-        mean=party.mean,
-        std=party.std,
-        correct=correct,
-    )
-    end = {name: trained.params[name] for name in shared}
-    upload, kept = rule.finish(Work(begun.start, end, trained.num_steps, lr, download, memory))
-    kept_tensors = {name: trained.params[name] for name in party.wire.plan.kept()}
+    given = {**download["model"], **memory.pop(KEPT, {})}
+    whole = {name: given[name] for name in party.model.start}
+    learnt = [name for name in download["model"] if name not in party.model.moving]
+    start = {name: whole[name] for name in learnt}
+    nothing = torch.zeros(len(clients), dtype=torch.int64)
+    begun = Work(start, start, nothing, lr, party.train, download, memory, _start_loss(party, whole, clients))
+    trained = _train_phases(party, clients, round_, begun, whole)
+    end = {name: trained.params[name] for name in learnt}
+    done = replace(begun, end=end, num_steps=trained.num_steps)
+    upload, kept = rule.finish(done)
+    # What moves with the batches is no algorithm's business: its change is sent, and nothing else is said of it.
+    change = {name: trained.params[name] - whole[name] for name in download["model"] if name not in end}
+    for stream in party.algorithm.uploads:
+        upload[stream] = upload[stream] | (change if stream == "delta" else zeros_like(change))
+    if plan.kept():
+        kept = kept | {KEPT: {name: trained.params[name] for name in plan.kept()}}
+    if trained.beside is not None:
+        kept = kept | {PERSONAL: trained.beside}
+    values = [scalar(done) for scalar in rule.scalars.values()]
     replies = []
     for place, client in enumerate(clients):
-        own = {stream: pick(params, place) for stream, params in kept.items()}
-        if kept_tensors:
-            own[KEPT] = pick(kept_tensors, place)
-        if own:
-            party.memory[client] = {s: {n: t.cpu().clone() for n, t in p.items()} for s, p in own.items()}
+        if kept:
+            party.memory[client] = {
+                stream: {name: tensor.cpu().clone() for name, tensor in pick(params, place).items()}
+                for stream, params in kept.items()
+            }
         scalars = (
             float(len(party.indices[client])),
             float(trained.num_steps[place]),
             float(trained.loss[place]),
+            *(float(value[place]) for value in values),
         )
         streams = {stream: pick(upload[stream], place) for stream in party.algorithm.uploads}
         frame = party.wire.write(Kind.UPLOAD, round_, client, streams, scalars)
@@ -171,14 +161,113 @@ def _train_cohort(able: Sequence[tuple[Request, Streams]], party: Party) -> list
     return replies
 
 
+def _start_loss(party: Party, whole: Params, clients: Sequence[int]) -> Float[Tensor, " K"] | None:
+    """Each client's loss on its samples before it trains, if the algorithm wants it."""
+    if not party.algorithm.local.measures_start:
+        return None
+    indices = [party.indices[client] for client in clients]
+    return mean_losses(party.model, whole, party.split, indices, party.mean, party.std)
+
+
+def _train_phases(party: Party, clients: Sequence[int], round: int, begun: Work, whole: Params) -> Trained:
+    """Local training in the phases of the algorithm, each from where the one before ended."""
+    phases = party.algorithm.local.phases
+    left = party.train.epochs - sum(phase.epochs or 0 for phase in phases)
+    hooks = _hooks(party, clients, begun, whole)
+    losses: list[Tensor] = []
+    params, steps = whole, begun.num_steps
+    for phase in phases:
+        epochs = left if phase.epochs is None else phase.epochs
+        if epochs == 0:
+            continue
+        resting = {n for n in whole if phase.groups is not None and party.model.groups[n] not in phase.groups}
+        trained = train(
+            party.model,
+            params,
+            cohort_batches(
+                party.split,
+                [party.indices[client] for client in clients],
+                clients,
+                round=round,
+                seeds=party.seeds,
+                batch_size=party.train.batch_size,
+                epochs=epochs,
+                augment=party.augment,
+                purpose=f"batches of phase {len(losses)}" if losses else "batches",
+            ),
+            party.train,
+            lr=begun.lr,
+            mean=party.mean,
+            std=party.std,
+            hooks=replace(hooks, frozen=resting),
+        )
+        params, steps = trained.params, steps.to(trained.num_steps.device) + trained.num_steps
+        losses.append(trained.loss * (epochs / party.train.epochs))
+    return replace(trained, num_steps=steps, loss=torch.stack(losses).sum(0))
+
+
+def _hooks(party: Party, clients: Sequence[int], begun: Work, whole: Params) -> Hooks:
+    """The algorithm's local rule, tied to what this cohort got and keeps."""
+    rule = party.algorithm.local
+    gradient, adjust, contrast, personal = rule.gradient, rule.adjust, rule.contrast, rule.personal
+    hooks = Hooks()
+    if gradient is not None:
+        hooks = replace(hooks, gradient=lambda plain: gradient(plain, begun))
+    if adjust is not None:
+        labels = [party.split.labels[party.indices[client]] for client in clients]
+        device = next(iter(whole.values())).device
+        hooks = replace(
+            hooks, adjust=lambda logits: adjust(logits, _counts(labels, logits.shape[2]).to(device))
+        )
+    if contrast is not None:
+        streams = begun.download | begun.memory
+        models = [whole | streams[reference] for reference in contrast.references]
+        hooks = replace(hooks, contrast=contrast.penalty, references=models)
+    if personal is not None:
+        own = begun.memory[PERSONAL]
+        hooks = replace(hooks, beside=Beside(own, lambda g, v, w: personal.gradient(g, v, w, begun)))
+    return hooks
+
+
+def _counts(labels: Sequence[Tensor], classes: int) -> Int64[Tensor, "K D"]:
+    """How many samples of each class each client holds."""
+    return torch.stack([own.bincount(minlength=classes) for own in labels])
+
+
 def _recall(party: Party, client: int) -> Streams:
     """What a client kept, or what it starts with if it was never asked before."""
     if client in party.memory:
         return party.memory[client]
-    shared = {name: party.model.start[name] for name in party.wire.plan.layout()}
-    fresh: Streams = {stream: zeros_like(shared) for stream in party.algorithm.local.memory}
-    kept: Params = {name: party.model.start[name] for name in party.wire.plan.kept()}
-    return {**fresh, KEPT: kept} if kept else fresh
+    start, rule, plan = party.model.start, party.algorithm.local, party.wire.plan
+    shared = {name: start[name] for name in plan.layout() if name not in party.model.moving}
+    fresh = {
+        stream: zeros_like(shared) if origin is Origin.ZEROS else dict(shared)
+        for stream, origin in rule.memory.items()
+    }
+    if plan.kept():
+        fresh[KEPT] = {name: start[name] for name in plan.kept()}
+    if rule.personal is not None:
+        groups = rule.personal.groups
+        fresh[PERSONAL] = {
+            n: t for n, t in start.items() if groups is None or party.model.groups[n] in groups
+        }
+    return fresh
+
+
+def predicting(algorithm: Algorithm, shared: Params, memory: Streams) -> Params:
+    """The tensors that a client predicts with: the global ones, and what it keeps in their place.
+
+    Args:
+        algorithm: says how a personal model is used.
+        shared: all tensors of the global model.
+        memory: what the client keeps; empty for one that was never asked.
+    """
+    device = next(iter(shared.values())).device
+    own = shared | {name: tensor.to(device) for name, tensor in memory.get(KEPT, {}).items()}
+    personal = algorithm.local.personal
+    if personal is None or PERSONAL not in memory:
+        return own
+    return own | personal.use({name: tensor.to(device) for name, tensor in memory[PERSONAL].items()}, own)
 
 
 def _stack_streams(items: Sequence[Streams], device: torch.device) -> Streams:

@@ -42,6 +42,19 @@ def evaluate_clients(
     return [float(r) / len(own) if len(own) else None for r, own in zip(right, indices, strict=True)]
 
 
+def mean_losses(
+    model: Model,
+    stacked: Params,
+    split: Split,
+    indices: Sequence[Int64[Tensor, " _"]],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Float[Tensor, " K"]:
+    """Mean cross-entropy of each client's tensors on its own samples of `split`; 0 for a client without any."""
+    _, losses = _measure(model, stacked, split, indices, mean, std)
+    return losses / torch.tensor([max(1, len(own)) for own in indices])
+
+
 def _measure(
     model: Model,
     stacked: Params,

@@ -26,12 +26,16 @@ def make_optimizer(params: Params, config: TrainConfig) -> Step:
 
 def clip(gradients: Params, largest: float) -> Params:
     """Scales each client's gradients so that their joint norm is at most `largest`."""
-    squares = sum(g.reshape(len(g), -1).square().sum(1) for g in gradients.values())
-    factor = (largest / torch.as_tensor(squares).sqrt().clamp(min=1e-12)).clamp(max=1.0)
-    return {name: gradient * _across(factor, gradient) for name, gradient in gradients.items()}
+    factor = (largest / joint_norms(gradients).clamp(min=1e-12)).clamp(max=1.0)
+    return {name: gradient * across(factor, gradient) for name, gradient in gradients.items()}
 
 
-def _across(values: Float[Tensor, " K"], tensor: Tensor) -> Tensor:
+def joint_norms(stacked: Params) -> Float[Tensor, " K"]:
+    """The Euclidean norm of all values of each client together."""
+    return torch.as_tensor(sum(t.reshape(len(t), -1).square().sum(1) for t in stacked.values())).sqrt()
+
+
+def across(values: Float[Tensor, " K"], tensor: Tensor) -> Tensor:
     """One value a client, shaped to multiply a stacked tensor."""
     return values.view(-1, *[1] * (tensor.ndim - 1))
 
@@ -46,7 +50,7 @@ def _sgd(params: Params, config: TrainConfig) -> Step:
             if config.weight_decay:
                 gradient = gradient.add(param, alpha=config.weight_decay)
             moving.mul_(config.momentum).add_(gradient)
-            param.addcmul_(moving, _across(rates, param), value=-1.0)
+            param.addcmul_(moving, across(rates, param), value=-1.0)
 
     return step
 
@@ -71,6 +75,6 @@ def _adamw(params: Params, config: TrainConfig) -> Step:
             direction = first[name].div(spread).div_(1 - beta1**count)
             if config.weight_decay:
                 direction.add_(param, alpha=config.weight_decay)
-            param.addcmul_(direction, _across(rates, param), value=-1.0)
+            param.addcmul_(direction, across(rates, param), value=-1.0)
 
     return step

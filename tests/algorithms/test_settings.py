@@ -1,0 +1,100 @@
+"""What cannot work is refused before a run starts, with the reason."""
+
+from __future__ import annotations
+
+import pytest
+from contracts.cases import tiny_model, tiny_party
+
+from fedadapt.errors import ConfigError
+from fedadapt.registry import create
+
+
+def settle(name, options=None, *, adapter="parallel", norms="frozen", sizes=(4,) * 7, **train):
+    """The algorithm in a tiny run."""
+    model = tiny_model(adapter, norms)
+    return tiny_party(
+        model, sizes=sizes, algorithm=create("algorithm", name, options or {}), **train
+    ).algorithm
+
+
+def refuse(reason, *arguments, **options):
+    """Checks that the run is refused for `reason`, in one line."""
+    with pytest.raises(ConfigError, match=reason) as caught:
+        settle(*arguments, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["scaffold", "fednova"])
+def test_what_reads_gradients_off_updates_needs_sgd(name):
+    """AdamW rescales gradients, so that the sum of them is no longer in the update."""
+    refuse(r"train.optimizer is 'adamw'.*use 'sgd'", name, optimizer="adamw")
+    assert settle(name).num_clients == 7
+
+
+def test_fednova_does_not_rescale_averaged_statistics():
+    """A rescaled running variance is that of no batch."""
+    refuse("use norms 'frozen' or 'local'", "fednova", norms="averaged")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "least"),
+    [("krum", {"attackers": 2}, 7), ("multi_krum", {"attackers": 1}, 5), ("bulyan", {"attackers": 1}, 7)],
+)
+def test_robust_rules_need_enough_clients(name, options, least):
+    """A cohort in which the rule promises nothing is refused; one client more is not."""
+    refuse(
+        f"at least {least} clients a round, the cohort has {least - 1}",
+        name,
+        options,
+        sizes=(4,) * (least - 1),
+    )
+    settle(name, options, sizes=(4,) * least)
+
+
+def test_multi_krum_does_not_average_liars():
+    """Of seven clients with two liars at most five are averaged."""
+    refuse("use at most 5", "multi_krum", {"attackers": 2, "selected": 6})
+
+
+def test_checks_hold_within_a_chain():
+    """Every technique of a chain is asked."""
+    refuse("at least 5 clients", "chain", {"of": ["fedprox", "krum"]}, sizes=(4,) * 4)
+    refuse("use 'sgd'", "chain", {"of": ["scaffold", "fedadam"]}, optimizer="adamw")
+
+
+def test_what_clients_keep_must_be_trained_and_leave_something():
+    """A head that is not there cannot be kept, and if all is kept nothing travels."""
+    refuse(
+        "clients are to keep adapter, which is not trained", "fedper", {"kept": ["adapter"]}, adapter="head"
+    )
+    refuse("nothing would travel", "fedper", adapter="head")
+    refuse("nothing would travel", "fedrep", adapter="head", epochs=2)
+
+
+def test_fedrep_leaves_epochs_for_the_rest():
+    """As many epochs for the head as there are leave none."""
+    refuse("set train.epochs to 3 or more", "fedrep", {"head_epochs": 2}, epochs=2)
+    settle("fedrep", {"head_epochs": 2}, epochs=3)
+
+
+def test_personal_adapters_need_adapters():
+    """With full fine-tuning there is nothing that could be personal."""
+    refuse("use adapter 'parallel', or algorithm 'ditto'", "perada", adapter="full")
+
+
+@pytest.mark.parametrize("norms", ["local", "averaged"])
+def test_mixtures_need_frozen_norms(norms):
+    """A mixture of running statistics is that of neither model."""
+    refuse("use norms 'frozen'", "apfl", norms=norms)
+
+
+@pytest.mark.parametrize("name", ["qfedavg", "fednova"])
+def test_rescaled_updates_need_fixed_statistics(name):
+    """A rescaled running variance is that of no batch."""
+    refuse("use norms 'frozen' or 'local'", name, norms="averaged")
+    settle(name, norms="local")
+
+
+def test_a_buffer_is_filled_by_those_at_work():
+    """More updates than clients at work could never come together."""
+    refuse("a buffer of 9 updates is not filled by 7 clients", "fedbuff", {"buffer": 9})
