@@ -9,6 +9,7 @@ from fedadapt.adapters import attach
 from fedadapt.backbones import ResNet
 from fedadapt.backbones.backbone import finish
 from fedadapt.backbones.resnet import initialise
+from fedadapt.codecs import make_codec
 from fedadapt.data.augment import Augment
 from fedadapt.data.dataset import Split
 from fedadapt.federation.messages import Wire
@@ -84,16 +85,17 @@ def client_indices(sizes=SIZES):
     return list(torch.arange(sum(sizes)).split(list(sizes)))
 
 
-def tiny_wire(model, codec="float32"):
+def tiny_wire(model, codec="float32", **options):
     """The wire of a model."""
-    return Wire(make_plan(model, model.policy.kept, {}), create("codec", codec), model.backbone.digest)
+    plan = make_plan(model, model.policy.kept, {})
+    return Wire(plan, make_codec(codec), model.backbone.digest, seeds=Seeds(3), **options)
 
 
-def tiny_party(model, *, sizes=SIZES, memory=None, **train):
+def tiny_party(model, *, sizes=SIZES, memory=None, wire=None, **train):
     """A site that simulates the clients of `sizes`."""
     return Party(
         model=model,
-        wire=tiny_wire(model),
+        wire=wire or tiny_wire(model),
         algorithm=create("algorithm", "fedavg"),
         train=TrainConfig(**{"batch_size": 4, "lr": 0.05, "device": "cpu"} | train),
         rounds=5,

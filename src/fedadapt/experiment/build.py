@@ -18,6 +18,7 @@ from torch import Tensor
 from fedadapt.adapters import AdaptedModel, attach
 from fedadapt.algorithms import Algorithm
 from fedadapt.backbones import Backbone
+from fedadapt.codecs import make_codec
 from fedadapt.data.augment import Augment
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdout import hold_out, split_off
@@ -134,7 +135,7 @@ def build(config: RunConfig) -> Experiment:
     policy = config.norms.create("norm policy")
     adapter = config.adapter.create("adapter")
     algorithm = config.algorithm.create("algorithm")
-    codec = config.codec.create("codec")
+    coding = build_coding(config)
     build_backbone = config.backbone.create("backbone")
     device = config.train.resolve_device()
     dataset, measured_on, clients = build_data(config)
@@ -153,10 +154,36 @@ def build(config: RunConfig) -> Experiment:
             still[model.groups[name]] += tensor.numel()
     plan = make_plan(model, policy.kept, still)
     model.to(device, config.train.dtype)
-    wire = Wire(plan, codec, backbone.digest)
+    wire = Wire(plan, backbone_digest=backbone.digest, seeds=seeds, **coding)
     return Experiment(
         config, seeds, dataset, measured_on, clients, backbone, model, algorithm, plan, wire, mean, std
     )
+
+
+def build_coding(config: RunConfig) -> dict[str, Any]:
+    """The arguments of a wire that say how tensors are packed.
+
+    Raises:
+        ConfigError: a codec is wrong, or an option is of no use with it.
+    """
+    chosen = config.codec
+    codec = make_codec(chosen.name, chosen.__pydantic_extra__)
+    groups = {group: make_codec(name) for group, name in chosen.groups.items()}
+    download = None if chosen.download is None else make_codec(chosen.download)
+    up = [codec, *groups.values()]
+    if chosen.error_feedback and all(one.law.exact for one in up):
+        raise ConfigError(
+            f"codec.error_feedback is true, but codec {codec.name!r} loses nothing; leave it out, or choose a lossy codec"
+        )
+    down = up if download is None else [download]
+    delta = not all(one.law.exact for one in down) if chosen.delta is None else chosen.delta
+    return {
+        "codec": codec,
+        "groups": groups,
+        "download": download,
+        "delta": delta,
+        "error_feedback": chosen.error_feedback,
+    }
 
 
 def manifest(experiment: Experiment) -> dict[str, Any]:
@@ -197,7 +224,10 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
         },
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("fedadapt", "torch", "timm", "numpy", "flwr-datasets")},
+            **{
+                name: version(name)
+                for name in ("fedadapt", "torch", "timm", "numpy", "zstandard", "flwr-datasets")
+            },
         },
         "hardware": {
             "machine": platform.machine(),
