@@ -79,7 +79,7 @@ def test_lossy_uploads_keep_what_they_lost_whatever_the_chunk(tmp_path, download
 
 @pytest.mark.parametrize("codec", ["int8", "rotate > int4 > zstd"])
 def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, monkeypatch, codec):
-    """With steps down and codes up, every byte that moved is in the ledger."""
+    """With steps down and codes up, every byte that moved is in the ledger; known sizes are foretold."""
     moved = {Direction.DOWNLOAD: 0, Direction.UPLOAD: 0}
     exchange = LocalEngine.exchange
 
@@ -95,6 +95,9 @@ def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, monkeypatch, codec)
         ledger = store.ledger()
     for way, expected in moved.items():
         assert sum(entry.num_bytes for entry in ledger if entry.direction is way) == expected
+    told = forecast(build(config))
+    assert told["run_bytes"] == (sum(moved.values()) if codec == "int8" else None)
+    assert told["clients_seen"] == len({entry.client for entry in ledger})
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

@@ -83,6 +83,16 @@ class Experiment:
             memory=memory,
         )
 
+    @property
+    def bytes_once(self) -> int:
+        """What of the backbone a client has to fetch before its first round.
+
+        All of it where downloads are steps from it; else what does not come with the first download.
+        """
+        shared = self.plan.layout()
+        comes = sum(s.numel() for name, s in shared.items() if self.model.groups[name] is not Group.ADAPTER)
+        return self.backbone.num_bytes - (0 if self.wire.delta else 4 * comes)
+
     def first_state(self) -> Streams:
         """The server's state before the first round."""
         shared = {name: self.model.start[name].cpu().clone() for name in self.plan.layout()}
@@ -210,6 +220,7 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
             "name": experiment.backbone.name,
             "digest": experiment.backbone.digest,
             "bytes": experiment.backbone.num_bytes,
+            "once": experiment.bytes_once,
             "parameters": experiment.backbone.num_parameters,
         },
         "data": {

@@ -32,7 +32,8 @@ HELD = "held:"
 
 _TRACK = "download"
 _STEP = "step:"
-_WHOLE = -1
+WHOLE = -1
+"""In place of a version: from nothing."""
 _SNAPSHOT, _KEY = make_codec("float32"), Key(Seeds(0), "whole")
 """A whole version is exact, and nothing is drawn for it."""
 
@@ -80,9 +81,7 @@ class Track:
         """The version from which a client is sent steps; -1 if it is sent the newest one whole."""
         held = self.holders.get(client, 0)
         return (
-            held
-            if all(number in self.steps for number in range(held + 1, self.newest.number + 1))
-            else _WHOLE
+            held if all(number in self.steps for number in range(held + 1, self.newest.number + 1)) else WHOLE
         )
 
     def advance(self, wire: Wire, round: int, target: Streams) -> Track:
@@ -95,15 +94,19 @@ class Track:
             packed = _pack_step(wire, round, stream, change)
             streams[stream] = _add_step(wire, round, stream, held, packed)
             sections += packed
-        steps = {**self.steps, round: tuple(sections)}
-        kept = _worth_keeping(steps, 4 * sum(t.numel() for p in streams.values() for t in p.values()))
-        oldest = min(kept, default=round + 1) - 1
+        return self.extended(Version(round, streams), tuple(sections))
+
+    def extended(self, version: Version, sections: tuple[bytes, ...]) -> Track:
+        """The track with one more version, to which a step of these sections leads."""
+        whole = 4 * sum(tensor.numel() for params in version.streams.values() for tensor in params.values())
+        steps = _worth_keeping({**self.steps, version.number: sections}, whole)
+        oldest = min(steps, default=version.number + 1) - 1
         holders = {c: v for c, v in self.holders.items() if v >= oldest or oldest == 0}
-        return Track(Version(round, streams), kept, holders)
+        return Track(version, steps, holders)
 
     def frame(self, wire: Wire, base: int) -> bytes:
         """The download for clients that hold version `base`, or for those that are to get it whole."""
-        if base == _WHOLE:
+        if base == WHOLE:
             sections = tuple(
                 _SNAPSHOT.encode({name: params[name] for name in wire.plan.layout(group)}, _KEY)
                 for params in self.newest.streams.values()
@@ -121,7 +124,7 @@ class Track:
         Who answered holds the newest version. Who failed may have lost what it held. Of others nothing new is
         known, and steps from an older version than the one it holds are of use to a client as well.
         """
-        known = {Outcome.ACCEPTED: self.newest.number, Outcome.FAILED: _WHOLE}
+        known = {Outcome.ACCEPTED: self.newest.number, Outcome.FAILED: WHOLE}
         told = {record.client: known[record.outcome] for record in records if record.outcome in known}
         return replace(self, holders={**self.holders, **told})
 
@@ -181,16 +184,16 @@ def take(wire: Wire, data: bytes, round: int, held: Version) -> Version:
     frame = wire.open(data, Kind.DOWNLOAD, round, EVERYONE, len(streams))
     width = len(streams) * len(groups)
     base, checksum = frame.scalars if len(frame.scalars) == 2 else (float("nan"), 0.0)
-    num_steps = 1 if base == _WHOLE else round - base
-    if not (base >= _WHOLE and base.is_integer() and num_steps * width == len(frame.sections)):
+    num_steps = 1 if base == WHOLE else round - base
+    if not (base >= WHOLE and base.is_integer() and num_steps * width == len(frame.sections)):
         raise FrameError(
             f"download has {len(frame.sections)} sections from version {base}, {width} are a step"
         )
-    if base != _WHOLE and not base <= held.number <= round:
+    if base != WHOLE and not base <= held.number <= round:
         raise FrameError(f"download starts from version {base:.0f}, this party holds {held.number}")
     if held.number == round and held.checksum == checksum:
         return held
-    if base == _WHOLE:
+    if base == WHOLE:
         taken = Version(round, _read_whole(wire, streams, frame.sections))
     else:
         values = dict(held.streams)

@@ -38,7 +38,17 @@ def plan_table(told: Mapping[str, Any]) -> Iterator[Table | str]:
     share = "" if told["share"] is None else f"; a download is {100 * told['share']:.2f} % of it"
     yield f"the full model: {_size(told['full_model_bytes'])}{share}"
     backbone = told["backbone"]
-    yield f"once for each client without it: the backbone, {_size(backbone['bytes'])}, digest {backbone['digest'][:16]}"
+    yield f"once for each client without it: the backbone, {_size(backbone['once'])}, digest {backbone['digest'][:16]}"
+    ratio = told["ratio"]
+    if ratio["round"] is not None:
+        yield (
+            f"full fine-tuning in fp32 moves {_times(ratio['round'])} the bytes a round; over the run "
+            f"{_times(ratio['run'])} if all have the backbone, {_times(ratio['run_with_backbone'])} if nobody has"
+        )
+
+
+def _times(ratio: float | None) -> str:
+    return "an unknown multiple of" if ratio is None else f"{ratio:.3g} times"
 
 
 def _size(num_bytes: int | None) -> str:
