@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from fedadapt.codecs.codec import Codec, Key, Law, Layout, Stage, count, flatten, nothing, unflatten
 from fedadapt.errors import FrameError
@@ -33,7 +34,7 @@ def encode(params: Params, key: Key) -> tuple[Params, tuple[bytes, ...]]:
         raise FrameError(
             f"a value of size {largest:.4g} is over float16's {_LARGEST:.0f}; use codec bfloat16"
         )
-    return {}, (values.astype("<f2").tobytes(),)
+    return {}, (torch.from_numpy(values).half().numpy().astype("<f2", copy=False).tobytes(),)
 
 
 def decode(params: Params, parts: Sequence[bytes], layout: Layout, key: Key) -> Params:

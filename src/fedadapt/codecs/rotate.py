@@ -61,18 +61,19 @@ def _signs(total: int, key: Key) -> Vector:
 
 def _hadamard(values: Vector, block: int) -> Vector:
     """The transform of every block, by the fast algorithm, in a few hundred kilobytes at a time."""
-    done = np.empty_like(values)
-    step = block * max(1, 2**16 // block)
-    for begin in range(0, len(values), step):
-        # Scaled first, so that a large sum is not taken for an infinite one.
-        piece = values[begin : begin + step] * np.float32(block**-0.5)
+    done = np.empty_like(values).reshape(-1, block)
+    blocks = values.reshape(-1, block)
+    step = max(1, 2**16 // block)
+    for begin in range(0, len(blocks), step):
+        # A block a column, so that every sum is over whole rows. Scaled first: a large sum is not an infinite one.
+        piece = np.multiply(blocks[begin : begin + step].T, np.float32(block**-0.5), order="C")
+        turned = np.empty_like(piece)
         width = 1
         while width < block:
-            pairs = piece.reshape(-1, 2, width)
-            turned = np.empty_like(pairs)
-            np.add(pairs[:, 0], pairs[:, 1], out=turned[:, 0])
-            np.subtract(pairs[:, 0], pairs[:, 1], out=turned[:, 1])
-            piece = turned.reshape(-1)
+            old, new = (half.reshape(-1, 2, width * piece.shape[1]) for half in (piece, turned))
+            np.add(old[:, 0], old[:, 1], out=new[:, 0])
+            np.subtract(old[:, 0], old[:, 1], out=new[:, 1])
+            piece, turned = turned, piece
             width *= 2
-        done[begin : begin + step] = piece
-    return done
+        done[begin : begin + step] = piece.T
+    return done.reshape(-1)
