@@ -162,6 +162,26 @@ def test_the_mean_over_seeds(case):
 
 
 @CASES
+@pytest.mark.parametrize("drawn", ["normal", "spiked", "flat", "heavy"])
+def test_the_mean_loss(case, drawn):
+    """Of values of four kinds no more of the squared norm is lost, in the mean over seeds, than the law says."""
+    codec, draw = make_codec(case.name), np.random.default_rng(5)
+    values = {
+        "normal": draw.standard_normal(300),
+        "spiked": draw.standard_normal(300) * 0.01 + 10.0 * (np.arange(300) % 64 == 7),
+        "flat": np.sign(draw.standard_normal(300)) * 0.4 + 0.6 * (np.arange(300) % 32 == 0),
+        "heavy": draw.standard_t(2, 300),
+    }[drawn]
+    params = {"w": torch.tensor(values, dtype=torch.float32).view(20, 15)}
+    lost = []
+    for seed in range(40):
+        key = key_of(seed, round=seed)
+        back = codec.decode(codec.encode(params, key), layout_of(params), key)
+        lost.append(float((joined(back) - joined(params)).square().sum() / joined(params).square().sum()))
+    assert np.mean(lost) <= 1.02 * codec.law.loss + 3 * np.std(lost) / 40**0.5 + 1e-9
+
+
+@CASES
 def test_the_size_derived_by_hand(case):
     """100 values take the bytes that the codec's definition says."""
     data = make_codec(case.name).encode({"w": torch.linspace(-1, 1, 100)}, key_of())

@@ -178,6 +178,7 @@ def test_lossless_downloads_are_whole_unless_asked(recipe):
         (("codec.delta=true",), True),
         (("codec=int4", "codec.block=64"), True),
         (("codec=int4", "codec.download=float32"), False),
+        (("codec=rotate > int2",), True),
         (("codec=int4", "codec.delta=false"), False),
     ):
         assert build(load_config(recipe, settings)).wire.delta is delta
@@ -252,6 +253,11 @@ def test_an_unknown_name_brings_up_the_closest(setting, words):
         ("codec.block=64", ["codec 'float32'", "unknown key 'block'"]),
         ("codec={name = 'int4', blok = 64}", ["codec 'int4'", "unknown key 'blok'", "did you mean 'block'?"]),
         ("codec={name = 'rotate > int4', block = 64}", ["several links", "in parentheses"]),
+        ("codec=int1", ["codec.delta feeds back", "int1", "rounding=nearest", "rotation"]),
+        (
+            "codec={name = 'randomk', download = 'float32', error_feedback = true}",
+            ["codec.error_feedback feeds back", "randomk", "unbiased=false"],
+        ),
         ("codec.error_feedback=true", ["'float32' loses nothing", "lossy codec"]),
         ("train.device=warp", ["train.device", "'warp'", "cuda:N"]),
         ("seed=9223372036854775808", ["seed", "2**63 - 1"]),

@@ -32,6 +32,7 @@ CODECS = (
     "rotate(block=64) > int4",
     "topk(fraction=0.1) > ternary",
     "mask(period=3)",
+    "rotate(block=64) > int2",
 )
 START = {"model": {name: tensor.clone() for name, tensor in MODEL.start.items()}}
 

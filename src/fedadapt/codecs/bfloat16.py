@@ -20,7 +20,13 @@ Halves = np.ndarray[Any, np.dtype[np.uint16]]
 @register("codec", "bfloat16")
 def bfloat16() -> Codec:
     """The upper 16 bits of the 32-bit float, rounded to nearest: 8 significant bits, the full range."""
-    return Codec((Stage("bfloat16", encode, decode, nothing, sizes, Law(2.0**-8, 1e-38, unbiased=False)),))
+    return Codec(
+        (
+            Stage(
+                "bfloat16", encode, decode, nothing, sizes, Law(2.0**-8, 1e-38, unbiased=False, loss=2.0**-16)
+            ),
+        )
+    )
 
 
 def encode(params: Params, key: Key) -> tuple[Params, tuple[bytes, ...]]:

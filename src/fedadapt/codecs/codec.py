@@ -63,22 +63,37 @@ class Law:
         floor: besides, what a value may lose by being too small to tell from zero.
         unbiased: whether the mean over all seeds is what was encoded.
         gain: by how much the decoding may enlarge what later stages lose.
+        loss: largest share of the squared norm that is lost in the mean over all seeds. If it is over 1, feeding
+            the loss back makes it grow from message to message.
+        even_loss: the same of values that a rotation has made even; None if that changes nothing.
+        evens: whether the stage is such a rotation.
     """
 
     error: float = 0.0
     floor: float = 0.0
     unbiased: bool = True
     gain: float = 1.0
+    loss: float = 0.0
+    even_loss: float | None = None
+    evens: bool = False
 
     def then(self, later: Law) -> Law:
         """The law of this stage and a later one together."""
-        if later.exact:
-            return Law(self.error, self.floor, self.unbiased and later.unbiased, self.gain * later.gain)
+        if later == Law():
+            return self
+        lost = later.even_loss if self.evens and later.even_loss is not None else later.loss
+        # What is kept is all in the mean, and more of it if it is enlarged; or it is what the loss has left.
+        loss = (
+            self.loss + (1 + self.loss) * lost
+            if self.unbiased
+            else max(lost, self.loss + (1 - self.loss) * lost)
+        )
         return Law(
-            self.error + self.gain * later.error * (1 + self.error),
-            self.floor + self.gain * later.floor,
+            self.error + (self.gain * later.error * (1 + self.error) if later.error else 0.0),
+            self.floor + (self.gain * later.floor if later.floor else 0.0),
             self.unbiased and later.unbiased,
             self.gain * later.gain,
+            loss,
         )
 
     @property
@@ -150,8 +165,8 @@ class Codec:
     def law(self) -> Law:
         """What the whole chain loses."""
         law = Law()
-        for stage in self.stages:
-            law = law.then(stage.law)
+        for stage in reversed(self.stages):
+            law = stage.law.then(law)
         return law
 
     def encode(self, params: Params, key: Key) -> bytes:

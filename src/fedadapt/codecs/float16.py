@@ -18,7 +18,18 @@ _LARGEST = 65504.0
 @register("codec", "float16")
 def float16() -> Codec:
     """IEEE half precision, rounded to nearest: 2 bytes a value, 11 significant bits, up to 65504."""
-    return Codec((Stage("float16", encode, decode, nothing, sizes, Law(2.0**-11, 2.0**-25, unbiased=False)),))
+    return Codec(
+        (
+            Stage(
+                "float16",
+                encode,
+                decode,
+                nothing,
+                sizes,
+                Law(2.0**-11, 2.0**-25, unbiased=False, loss=2.0**-22),
+            ),
+        )
+    )
 
 
 def encode(params: Params, key: Key) -> tuple[Params, tuple[bytes, ...]]:

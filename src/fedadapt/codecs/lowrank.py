@@ -78,20 +78,22 @@ def lowrank(
         return handed
 
     # What later stages lose of one factor is multiplied by the other, whose size is not bounded by a share.
-    law = Law(1.0 + 1e-5, 1e-36, unbiased=False, gain=math.inf)
+    law = Law(1.0 + 1e-5, 1e-36, unbiased=False, gain=math.inf, loss=1.0)
     return Codec((Stage(name, encode, decode, rest, lambda layout: (), law),))
 
 
 def factors(
     matrix: Float[Tensor, "M N"], rank: int, iterations: int, generator: np.random.Generator
 ) -> tuple[Float[Tensor, "M R"], Float[Tensor, "N R"]]:
-    """Two thin matrices, the first orthonormal, whose product is near to `matrix`."""
+    """Two thin matrices of equal norm, the first with orthogonal columns, whose product is near to `matrix`."""
     wide = matrix.detach().cpu().double()
     right = torch.from_numpy(generator.standard_normal((wide.shape[1], rank)))
     for _ in range(iterations):
         left = torch.linalg.qr(wide @ right).Q
         right = wide.t() @ left
-    return left.float(), right.float()
+    # As large as each other, so that neither is lost where the two share a scale.
+    balance = (torch.linalg.norm(right) / rank**0.5).clamp(min=1e-60).sqrt()
+    return (left * balance).float(), (right / balance).float()
 
 
 def product(left: Float[Tensor, "M R"], right: Float[Tensor, "N R"]) -> Float[Tensor, "M N"]:

@@ -58,5 +58,10 @@ def mask(*, period: Annotated[int, Field(ge=1, le=10_000)] = 10, unbiased: bool 
         return flat(-(-count(layout) // period))
 
     gain = float(period) if unbiased else 1.0
-    law = Law(max(1.0, gain - 1) if period > 1 else 0.0, unbiased=unbiased or period == 1, gain=gain)
+    law = Law(
+        max(1.0, gain - 1) if period > 1 else 0.0,
+        unbiased=unbiased or period == 1,
+        gain=gain,
+        loss=gain - 1 if unbiased else float(period > 1),
+    )
     return Codec((Stage(name, encode, decode, rest, lambda layout: (), law),))

@@ -51,5 +51,10 @@ def randomk(*, fraction: Fraction = 0.1, unbiased: bool = True) -> Codec:
         return flat(chosen(count(layout), fraction))
 
     gain = 1 / fraction if unbiased else 1.0
-    law = Law(max(1.0, gain - 1), unbiased=unbiased or fraction == 1, gain=gain)
+    law = Law(
+        max(1.0, gain - 1),
+        unbiased=unbiased or fraction == 1,
+        gain=gain,
+        loss=gain - 1 if unbiased else 1 - fraction,
+    )
     return Codec((Stage(name, encode, decode, rest, lambda layout: (), law),))

@@ -33,7 +33,7 @@ def rotate(*, block: Literal[16, 64, 256, 1024, 4096, 16384] = 1024) -> Codec:
     """
     name = f"rotate(block={block})"
     # Rounding in log2(block) sums; values that fall below the range of normal floats on the way.
-    law = Law(1e-5, 1e-36)
+    law = Law(1e-5, 1e-36, evens=True)
 
     def encode(params: Params, key: Key) -> tuple[Params, tuple[bytes, ...]]:
         values = flatten(params, block)

@@ -51,7 +51,7 @@ def topk(*, fraction: Fraction = 0.01) -> Codec:
     def sizes(layout: Layout) -> tuple[int, ...]:
         return (index_bytes(chosen(count(layout), fraction), count(layout)),)
 
-    law = Law((1 - fraction) ** 0.5, unbiased=fraction == 1)
+    law = Law((1 - fraction) ** 0.5, unbiased=fraction == 1, loss=1 - fraction)
     return Codec((Stage(f"topk(fraction={fraction!r})", encode, decode, rest, sizes, law),))
 
 

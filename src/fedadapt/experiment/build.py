@@ -187,6 +187,16 @@ def build_coding(config: RunConfig) -> dict[str, Any]:
         )
     down = up if download is None else [download]
     delta = not all(one.law.exact for one in down) if chosen.delta is None else chosen.delta
+    fed_back = [
+        ("codec.delta", down if delta else []),
+        ("codec.error_feedback", up if chosen.error_feedback else []),
+    ]
+    for key, one in ((key, one) for key, codecs in fed_back for one in codecs):
+        if one.law.loss > 1:
+            raise ConfigError(
+                f"{key} feeds back what codec {one.name!r} loses, which grows without end: up to {one.law.loss:.3g} times "
+                "what goes in; use rounding=nearest, unbiased=false, smaller blocks or a rotation before it, or set it false"
+            )
     return {
         "codec": codec,
         "groups": groups,

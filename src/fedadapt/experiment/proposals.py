@@ -27,7 +27,7 @@ CODECS = {
     "int8": 8,
     "rotate > int4": 4,
     "rotate > int2": 2,
-    "rotate > int1": 1,
+    "rotate > int1(rounding=nearest)": 1,
 }
 """What is tried, with the bits of a value; their sizes are known, and ``> zstd`` behind any makes it smaller."""
 
