@@ -77,6 +77,23 @@ def test_lossy_uploads_keep_what_they_lost_whatever_the_chunk(tmp_path, download
     torch.testing.assert_close(other_kept, kept, rtol=1e-2, atol=2e-3)
 
 
+def test_the_full_model_goes_through_low_rank(tmp_path):
+    """With factors of rank 2, what was lost fed back both ways, full fine-tuning learns on a tenth of the bytes."""
+    settings = (
+        "adapter=full",
+        "codec=lowrank(rank=2) > int8 > zstd",
+        "codec.error_feedback=true",
+        "rounds=2",
+    )
+    small, whole = run(tiny(*settings), tmp_path / "a"), run(tiny("adapter=full", "rounds=2"), tmp_path / "b")
+    with RunStore.read(small) as store, RunStore.read(whole) as plain:
+        moved, all_of_it = (sum(e.num_bytes for e in one.ledger()) for one in (store, plain))
+        assert moved < 0.1 * all_of_it
+        losses = [summary.metrics["loss"] for summary in store.rounds()]
+        assert losses[-1] < losses[0]
+        assert all(record.outcome is Outcome.ACCEPTED for record in store.clients())
+
+
 @pytest.mark.parametrize("codec", ["int8", "rotate > int4 > zstd"])
 def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, monkeypatch, codec):
     """With steps down and codes up, every byte that moved is in the ledger; known sizes are foretold."""
