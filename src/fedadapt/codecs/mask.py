@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -18,8 +19,9 @@ from fedadapt.registry import register
 def mask(*, period: Annotated[int, Field(ge=1, le=10_000)] = 10, unbiased: bool = False) -> Codec:
     """One of `period` parts of the values in each round, the same for all clients; no index is sent.
 
-    A seeded permutation of the run is cut into parts of equal size, one for each round in turn. After `period`
-    rounds every value was sent once, and the clients of a round are averaged over the same values.
+    The values in a seeded order of the run, ``(step i + begin) mod n``, are cut into parts of equal size, one for each
+    round in turn. After `period` rounds every value was sent once, and the clients of a round are averaged over the
+    same values.
 
     Args:
         period: rounds until the first part comes again.
@@ -36,10 +38,13 @@ def mask(*, period: Annotated[int, Field(ge=1, le=10_000)] = 10, unbiased: bool 
     name = f"mask(period={period}, unbiased={str(unbiased).lower()})"
 
     def places(total: int, key: Key) -> Indices:
-        order = np.argsort(key.words("mask", total, of_run=True), kind="stable")
         size = -(-total // period)
+        begin, *factors = (int(word) % max(1, total) for word in key.words("mask", 65, of_run=True))
+        # Steps of a size without a common divisor visit every place once, in an order that need not be stored.
+        step = next((factor for factor in factors if math.gcd(factor, total) == 1), 1)
         # The last part goes on with the first values, so that every round sends as many.
-        return np.sort(order[(key.round % period * size + np.arange(size)) % max(1, total)])
+        turns = (key.round % period * size + np.arange(size)) % max(1, total)
+        return np.sort((turns * step + begin) % max(1, total))
 
     def encode(params: Params, key: Key) -> tuple[Params, tuple[bytes, ...]]:
         values = flatten(params)
