@@ -10,6 +10,7 @@ from tiny import StopAfter, Stopped, start, tiny
 from fedadapt.adapters import load_adapter
 from fedadapt.experiment import run
 from fedadapt.experiment.build import build
+from fedadapt.experiment.forecast import forecast
 from fedadapt.registry import ROOMS, names
 from fedadapt.runs.records import Direction
 from fedadapt.runs.store import RunStore
@@ -73,6 +74,23 @@ def test_plan_for_people(recipe, fedadapt):
     ended = fedadapt("plan", recipe)
     assert ended.code == 0
     assert all(word in ended.out for word in ("adapter", "head", "backbone"))
+
+
+def test_plan_proposes_within_a_budget(recipe, fedadapt):
+    """Every proposal keeps within the budget, is foretold to, and the largest that can comes first."""
+    told = json.loads(fedadapt("plan", recipe, "--budget", "9KiB", "--json").out)
+    assert told["budget"] == 9 * 1024
+    assert all(max(p["download"], p["upload"]) <= 9 * 1024 for p in told["proposals"])
+    assert {"parallel", "norm_head", "head"} <= {p["adapter"]["name"] for p in told["proposals"]}
+    first = told["proposals"][0]
+    again = forecast(build(tiny(*first["settings"])))
+    assert again["message_bytes"] == {"download": first["download"], "upload": first["upload"]}
+    fine = [p for p in told["proposals"] if "int1" not in p["codec"] and "int2" not in p["codec"]]
+    assert first["values"] == max(p["values"] for p in fine)
+    said = fedadapt("plan", recipe, "--budget", "9KiB").out
+    assert "take the first: --set 'adapter=" in said
+    assert "no adapter fits" in fedadapt("plan", recipe, "--budget", "9").out
+    assert fedadapt("plan", recipe, "--budget", "much").code == 2
 
 
 def test_partition_shows_who_holds_what(tmp_path, recipe, fedadapt):

@@ -10,6 +10,7 @@ from fedadapt.algorithms import Setting
 from fedadapt.backbones import ResNet
 from fedadapt.backbones.backbone import finish
 from fedadapt.backbones.resnet import initialise
+from fedadapt.codecs import make_codec
 from fedadapt.data.augment import Augment
 from fedadapt.data.dataset import Split
 from fedadapt.engines import LocalEngine
@@ -88,17 +89,17 @@ def client_indices(sizes=SIZES):
     return list(torch.arange(sum(sizes)).split(list(sizes)))
 
 
-def tiny_wire(model, codec="float32", kept=frozenset()):
+def tiny_wire(model, codec="float32", kept=frozenset(), **options):
     """The wire of a model whose clients keep some groups."""
     plan = make_plan(model, model.policy.kept | kept, {})
-    return Wire(plan, create("codec", codec), model.backbone.digest)
+    return Wire(plan, make_codec(codec), model.backbone.digest, seeds=Seeds(3), **options)
 
 
-def tiny_party(model, *, sizes=SIZES, memory=None, algorithm=None, **train):
+def tiny_party(model, *, sizes=SIZES, memory=None, algorithm=None, wire=None, **train):
     """A site that simulates the clients of `sizes`, all of whom are asked."""
     algorithm = algorithm or create("algorithm", "fedavg")
     config = TrainConfig(**{"batch_size": 4, "lr": 0.05, "device": "cpu"} | train)
-    wire = tiny_wire(model, kept=algorithm.local.kept)
+    wire = wire or tiny_wire(model, kept=algorithm.local.kept)
     return Party(
         model=model,
         wire=wire,

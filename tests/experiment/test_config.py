@@ -11,6 +11,8 @@ from fedadapt.errors import ConfigError, UnknownName
 from fedadapt.experiment import load_config, run
 from fedadapt.experiment.build import build
 from fedadapt.experiment.config import RunConfig, apply_setting, make_config
+from fedadapt.federation.frame import Kind
+from fedadapt.params import Group
 from fedadapt.runs.store import RunStore
 
 EVERY_SECTION = """
@@ -133,6 +135,55 @@ def test_settings_reach_into_options_and_choose_by_name(recipe):
     assert table.data.partition.model_dump() == {"name": "dirichlet", "alpha": 0.1}
 
 
+def test_a_codec_is_a_chain_with_exceptions(recipe, tmp_path):
+    """The codec section reads the same from a file and from settings, and makes the wire that it says."""
+    path = tmp_path / "file.toml"
+    path.write_text(
+        TOML
+        + """
+[codec]
+name = "rotate > int4(block=64) > zstd"
+download = "int8"
+error_feedback = true
+
+[codec.groups]
+head = "int8"
+norm_affine = "float16"
+""",
+        encoding="utf-8",
+    )
+    settings = (
+        "codec=rotate > int4(block=64) > zstd",
+        "codec.download=int8",
+        "codec.error_feedback=true",
+        "codec.groups.head=int8",
+        "codec.groups.norm_affine=float16",
+    )
+    config = load_config(path)
+    assert config.codec == load_config(recipe, settings).codec
+    wire = build(config).wire
+    named = {group: wire.codec_of(Kind.UPLOAD, group).name.split("(")[0] for group in wire.plan.groups()}
+    assert named == {Group.ADAPTER: "rotate", Group.NORM_AFFINE: "float16", Group.HEAD: "int8"}
+    assert {wire.codec_of(Kind.DOWNLOAD, group).name.split("(")[0] for group in wire.plan.groups()} == {
+        "int8"
+    }
+    assert (wire.delta, wire.error_feedback) == (True, True)
+
+
+def test_lossless_downloads_are_whole_unless_asked(recipe):
+    """Steps are for lossy downloads; `codec.delta` says otherwise either way. One name may have options beside it."""
+    for settings, delta in (
+        ((), False),
+        (("codec=zstd",), False),
+        (("codec.delta=true",), True),
+        (("codec=int4", "codec.block=64"), True),
+        (("codec=int4", "codec.download=float32"), False),
+        (("codec=rotate > int2",), True),
+        (("codec=int4", "codec.delta=false"), False),
+    ):
+        assert build(load_config(recipe, settings)).wire.delta is delta
+
+
 def test_the_last_setting_wins(recipe):
     """Settings are applied in order."""
     assert load_config(recipe, ["rounds=4", "rounds=5"]).rounds == 5
@@ -147,6 +198,7 @@ def test_the_last_setting_wins(recipe):
         ("train.lr=fast", ["'train.lr' is 'fast'", "number"]),
         ("train.lr=-1", ["'train.lr' is -1", "greater than 0"]),
         ("rounds=0", ["'rounds' is 0"]),
+        ("codec.groups.heads=int8", ["'codec.groups.heads", "'heads'", "'head'"]),
         ("rounds=2.5", ["'rounds' is 2.5", "integer"]),
         ("train.optimizer=adam", ["'train.optimizer' is 'adam'", "'sgd' or 'adamw'"]),
         ("engine=5", ["'engine' is 5"]),
@@ -177,6 +229,8 @@ def test_a_wrong_setting_is_refused_in_one_line(recipe, setting, words):
         ("data.partition=dirchlet", ["unknown partition 'dirchlet'", "did you mean 'dirichlet'?"]),
         ("algorithm=fedag", ["unknown algorithm 'fedag'", "did you mean 'fedavg'?"]),
         ("codec=float3", ["unknown codec 'float3'", "did you mean 'float32'?"]),
+        ("codec=rotate > int5", ["unknown codec 'int5'", "did you mean 'int"]),
+        ("codec.groups.head=int88", ["unknown codec 'int88'", "did you mean 'int8'?"]),
     ],
 )
 def test_an_unknown_name_brings_up_the_closest(setting, words):
@@ -196,6 +250,15 @@ def test_an_unknown_name_brings_up_the_closest(setting, words):
         ("adapter={name = 'full', init = 'zero'}", ["adapter 'full'", "unknown key 'init'", "none"]),
         ("data.source.size=4", ["source 'digits'", "'size' is 4"]),
         ("data.source=npz", ["source 'npz'", "'path' is required"]),
+        ("codec.block=64", ["codec 'float32'", "unknown key 'block'"]),
+        ("codec={name = 'int4', blok = 64}", ["codec 'int4'", "unknown key 'blok'", "did you mean 'block'?"]),
+        ("codec={name = 'rotate > int4', block = 64}", ["several links", "in parentheses"]),
+        ("codec=int1", ["codec.delta feeds back", "int1", "rounding=nearest", "rotation"]),
+        (
+            "codec={name = 'randomk', download = 'float32', error_feedback = true}",
+            ["codec.error_feedback feeds back", "randomk", "unbiased=false"],
+        ),
+        ("codec.error_feedback=true", ["'float32' loses nothing", "lossy codec"]),
         ("train.device=warp", ["train.device", "'warp'", "cuda:N"]),
         ("seed=9223372036854775808", ["seed", "2**63 - 1"]),
     ],

@@ -19,6 +19,7 @@ from fedadapt.experiment.site import FederationSite, describe_site, load_site
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.handshake import misfit
 from fedadapt.federation.messages import EVERYONE, Request
+from fedadapt.federation.round import play
 from fedadapt.runs.store import RunStore
 
 SITE = 'share = true\n[source]\nname = "digits"\nsize = 12\n'
@@ -90,6 +91,28 @@ def test_memory_is_committed_by_the_servers_word(server, tmp_path):
     fresh.greet(server.terms, 1)
     assert counted.frame != fresh.answer(server.terms.run, server.request(4), 0).frame
     assert memories(tmp_path / "here") == [3, 4]
+
+
+def test_what_a_lossy_codec_keeps_is_kept(tmp_path):
+    """The version that the site holds and what packing lost are there again in the next process."""
+    settings = ("codec=rotate > int4 > zstd", "codec.error_feedback=true")
+    server = Server(tmp_path / "runs", *settings)
+    assert server.experiment.wire.delta
+    flow = play(server.experiment.algorithm, server.experiment.wire, server.experiment.first_state(), 1, [1])
+    (request,) = next(flow)
+    here = site(tmp_path / "here")
+    here.greet(server.terms, 1)
+    reply = here.answer(server.terms.run, request, 0)
+    with pytest.raises(StopIteration) as stop:
+        flow.send([reply])
+    played = stop.value.value
+    assert played.clients[0].outcome == "accepted"
+    flow = play(server.experiment.algorithm, server.experiment.wire, played.state, 2, [1])
+    (request,) = next(flow)
+    assert site(tmp_path / "here").answer(server.terms.run, request, 1).frame
+    failed = site(tmp_path / "lost")
+    failed.greet(server.terms, 1)
+    assert failed.answer(server.terms.run, request, 1).failure
 
 
 def test_a_stranger_says_so(server, tmp_path):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from collections.abc import Sequence
 
-from fedadapt.codecs.codec import Codec, Layout
-from fedadapt.errors import FrameError
+import numpy as np
+
+from fedadapt.codecs.codec import Codec, Key, Law, Layout, Stage, count, flatten, nothing, unflatten
 from fedadapt.params import Params
 from fedadapt.registry import register
 
@@ -14,28 +14,21 @@ from fedadapt.registry import register
 @register("codec", "float32")
 def float32() -> Codec:
     """Little-endian 32-bit floats one after the other; exact, 4 bytes a value."""
-    return Codec("float32", encode, decode, num_bytes)
+    return Codec((Stage("float32", encode, decode, nothing, sizes, Law()),))
 
 
-def encode(params: Params) -> bytes:
+def encode(params: Params, key: Key) -> tuple[Params, tuple[bytes, ...]]:
     """The values of all tensors in order."""
-    arrays = [
-        tensor.detach().cpu().contiguous().numpy().astype("<f4", copy=False) for tensor in params.values()
-    ]
-    return b"".join(array.tobytes() for array in arrays)
+    del key
+    return {}, (flatten(params).astype("<f4", copy=False).tobytes(),)
 
 
-def decode(data: bytes, layout: Layout) -> Params:
+def decode(params: Params, parts: Sequence[bytes], layout: Layout, key: Key) -> Params:
     """The tensors that `encode` packed."""
-    expected = num_bytes(layout)
-    if len(data) != expected:
-        raise FrameError(f"section has {len(data)} bytes, its layout needs {expected}")
-    values = torch.from_numpy(np.frombuffer(bytearray(data), dtype="<f4").astype(np.float32, copy=False))
-    sizes = [shape.numel() for shape in layout.values()]
-    pieces = values.split(sizes) if sizes else ()
-    return {name: piece.view(shape) for (name, shape), piece in zip(layout.items(), pieces, strict=True)}
+    del params, key
+    return unflatten(np.frombuffer(parts[0], dtype="<f4").astype(np.float32), layout)
 
 
-def num_bytes(layout: Layout) -> int:
+def sizes(layout: Layout) -> tuple[int, ...]:
     """4 bytes a value."""
-    return 4 * sum(shape.numel() for shape in layout.values())
+    return (4 * count(layout),)

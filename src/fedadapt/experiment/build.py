@@ -18,6 +18,7 @@ from torch import Tensor
 from fedadapt.adapters import AdaptedModel, attach
 from fedadapt.algorithms import Algorithm, Setting
 from fedadapt.backbones import Backbone
+from fedadapt.codecs import make_codec
 from fedadapt.data.augment import Augment
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdout import hold_out, split_off
@@ -81,6 +82,16 @@ class Experiment:
             seeds=self.seeds,
             memory=memory,
         )
+
+    @property
+    def bytes_once(self) -> int:
+        """What of the backbone a client has to fetch before its first round.
+
+        All of it where downloads are steps from it; else what does not come with the first download.
+        """
+        shared = self.plan.layout()
+        comes = sum(s.numel() for name, s in shared.items() if self.model.groups[name] is not Group.ADAPTER)
+        return self.backbone.num_bytes - (0 if self.wire.delta else 4 * comes)
 
     def first_state(self) -> Streams:
         """The server's state before the first round."""
@@ -164,7 +175,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     policy = config.norms.create("norm policy")
     adapter = config.adapter.create("adapter")
     algorithm = config.algorithm.create("algorithm")
-    codec = config.codec.create("codec")
+    coding = build_coding(config)
     build_backbone = config.backbone.create("backbone")
     device = config.train.resolve_device()
     dataset, measured_on, clients = load(config)
@@ -194,10 +205,46 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         )
     )
     model.to(device, config.train.dtype)
-    wire = Wire(plan, codec, backbone.digest)
+    wire = Wire(plan, backbone_digest=backbone.digest, seeds=seeds, **coding)
     return Experiment(
         config, seeds, dataset, measured_on, clients, backbone, model, algorithm, plan, wire, mean, std
     )
+
+
+def build_coding(config: RunConfig) -> dict[str, Any]:
+    """The arguments of a wire that say how tensors are packed.
+
+    Raises:
+        ConfigError: a codec is wrong, or an option is of no use with it.
+    """
+    chosen = config.codec
+    codec = make_codec(chosen.name, chosen.__pydantic_extra__)
+    groups = {group: make_codec(name) for group, name in chosen.groups.items()}
+    download = None if chosen.download is None else make_codec(chosen.download)
+    up = [codec, *groups.values()]
+    if chosen.error_feedback and all(one.law.exact for one in up):
+        raise ConfigError(
+            f"codec.error_feedback is true, but codec {codec.name!r} loses nothing; leave it out, or choose a lossy codec"
+        )
+    down = up if download is None else [download]
+    delta = not all(one.law.exact for one in down) if chosen.delta is None else chosen.delta
+    fed_back = [
+        ("codec.delta", down if delta else []),
+        ("codec.error_feedback", up if chosen.error_feedback else []),
+    ]
+    for key, one in ((key, one) for key, codecs in fed_back for one in codecs):
+        if one.law.loss > 1:
+            raise ConfigError(
+                f"{key} feeds back what codec {one.name!r} loses, which grows without end: up to {one.law.loss:.3g} times "
+                "what goes in; use rounding=nearest, unbiased=false, smaller blocks or a rotation before it, or set it false"
+            )
+    return {
+        "codec": codec,
+        "groups": groups,
+        "download": download,
+        "delta": delta,
+        "error_feedback": chosen.error_feedback,
+    }
 
 
 def manifest(experiment: Experiment, engine: str) -> dict[str, Any]:
@@ -225,6 +272,7 @@ def manifest(experiment: Experiment, engine: str) -> dict[str, Any]:
             "name": experiment.backbone.name,
             "digest": experiment.backbone.digest,
             "bytes": experiment.backbone.num_bytes,
+            "once": experiment.bytes_once,
             "parameters": experiment.backbone.num_parameters,
         },
         "data": {
@@ -239,7 +287,10 @@ def manifest(experiment: Experiment, engine: str) -> dict[str, Any]:
         },
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("fedadapt", "torch", "timm", "numpy", "flwr-datasets")},
+            **{
+                name: version(name)
+                for name in ("fedadapt", "torch", "timm", "numpy", "zstandard", "flwr-datasets")
+            },
         },
         "hardware": {
             "machine": platform.machine(),

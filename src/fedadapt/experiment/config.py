@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from fedadapt.errors import ConfigError
+from fedadapt.params import Group
 from fedadapt.registry import create, first_problem
 from fedadapt.training.config import TrainConfig
 
@@ -39,6 +40,20 @@ class Choice(BaseModel):
             ConfigError: the name or an option is wrong.
         """
         return create(kind, self.name, self.__pydantic_extra__)
+
+
+class CodecConfig(Choice):
+    """How tensors are packed: a codec or a chain of them such as ``rotate > int4 > zstd``, and where it differs."""
+
+    name: str = "float32"
+    groups: dict[Group, str] = Field(default={}, description="other codecs for groups of tensors")
+    download: str | None = Field(default=None, description="another codec for all of a download")
+    delta: bool | None = Field(
+        default=None, description="download what changed since the version a client holds; none: if lossy"
+    )
+    error_feedback: bool = Field(
+        default=False, description="clients keep what packing lost and add it to their next upload"
+    )
 
 
 class AugmentConfig(Section):
@@ -103,7 +118,7 @@ class RunConfig(Section):
     adapter: Choice = Choice(name="parallel")
     norms: Choice = Choice(name="frozen")
     algorithm: Choice = Choice(name="fedavg")
-    codec: Choice = Choice(name="float32")
+    codec: CodecConfig = CodecConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -177,7 +192,7 @@ def _choice(path: Sequence[str], model: Any) -> FieldInfo | None:
             return None
         field = model.model_fields[key]
         model = field.annotation
-    return field if model is Choice else None
+    return field if isinstance(model, type) and issubclass(model, Choice) else None
 
 
 def _siblings(location: Sequence[int | str]) -> dict[str, str]:

@@ -116,7 +116,7 @@ def _terms(experiment: Experiment, store: RunStore, path: Path) -> Terms:
         backbone=experiment.backbone.digest,
         backbone_bytes=(path / WEIGHTS).stat().st_size,
         layout=experiment.plan.digest.hex(),
-        codec=experiment.wire.codec.name,
+        codec=experiment.wire.identity.codec.hex(),
         version=version("fedadapt"),
     )
 

@@ -2,49 +2,64 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from fedadapt.experiment.build import Experiment
-from fedadapt.federation.frame import framing_bytes
+from fedadapt.federation.frame import Kind, framing_bytes
+from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import Travel
+from fedadapt.federation.sampling import sample_cohort
 from fedadapt.federation.serve import UPLOAD_SCALARS
+from fedadapt.federation.versions import WHOLE, Track, Version
+from fedadapt.params import Group
+from fedadapt.runs.records import ClientRecord, Outcome
+
+MAX_FORETOLD = 10**6
+"""Longer runs, in client rounds, are not played through."""
+
+_STEP_SCALARS = 2
 
 
 def forecast(experiment: Experiment) -> dict[str, Any]:
-    """The exchange plan in numbers, as plain JSON values.
+    """The exchange plan in numbers, as plain JSON values, if every client answers.
 
     Returns:
         ``groups``: for each group what happens to it, its tensors and values, and the bytes of it in one
-        message; ``message_bytes``: of one download and one upload, framing included; ``round_bytes``: of all
-        clients of a round, each way; ``run_bytes``: of the whole run, both ways; ``full_model_bytes``: of the
-        plain network as fp32, and ``share``: what one download is of it; ``backbone``: its name, digest and
-        the bytes a party fetches once. Sizes that depend on the values are None.
+        upload; ``message_bytes``: of one download to a client that was there in the round before and one upload,
+        framing included; ``round_bytes``: of all clients of a round, each way; ``run_bytes``: of the whole run,
+        both ways; ``full_model_bytes``: of the plain network as fp32, and ``share``: what one download is of it;
+        ``backbone``: its name, digest, bytes, and what a party fetches once; ``clients_seen``: how many will be
+        asked at least once; ``ratio``: how many times the bytes full fine-tuning in fp32 would move in the same
+        rounds, in a round, in the run, and in the run with the backbone for every client seen. What depends on
+        the values, or on more than a million client rounds, is None.
     """
-    config, plan, codec = experiment.config, experiment.plan, experiment.wire.codec
-    sizes = {group: codec.num_bytes(plan.layout(group)) for group in plan.groups()}
+    config, plan, wire = experiment.config, experiment.plan, experiment.wire
+    sizes = section_bytes(wire, Kind.UPLOAD)
     cohort = min(config.cohort or config.data.num_clients, config.data.num_clients)
-
-    def message(streams: int, scalars: int) -> int | None:
-        known = [size for size in sizes.values() if size is not None]
-        if len(known) < len(sizes):
-            return None
-        return streams * sum(known) + framing_bytes(scalars, streams * len(sizes))
-
+    scalars = len(UPLOAD_SCALARS) + len(experiment.algorithm.local.scalars)
     messages = {
-        "download": message(len(experiment.algorithm.downloads), 0),
-        "upload": message(
-            len(experiment.algorithm.uploads), len(UPLOAD_SCALARS) + len(experiment.algorithm.local.scalars)
-        ),
+        "download": message_bytes(wire, Kind.DOWNLOAD, len(experiment.algorithm.downloads), 0),
+        "upload": message_bytes(wire, Kind.UPLOAD, len(experiment.algorithm.uploads), scalars),
     }
     rounds = {way: None if size is None else cohort * size for way, size in messages.items()}
-    both = [size for size in rounds.values() if size is not None]
+    down, seen = _downloads(experiment, cohort, messages["download"])
+    up = None if rounds["upload"] is None else config.rounds * rounds["upload"]
+    run = None if down is None or up is None else down + up
     full = 4 * experiment.backbone.num_parameters
+    full_round = cohort * (2 * full + framing_bytes(0, 3) + framing_bytes(len(UPLOAD_SCALARS), 3))
+    once = experiment.bytes_once
+    with_backbone = None if run is None or seen is None else run + seen * once
+    both = None if None in rounds.values() else sum(size or 0 for size in rounds.values())
     return {
         "run": config.name,
         "adapter": config.adapter.name,
         "algorithm": experiment.algorithm.name,
-        "codec": codec.name,
+        "codec": wire.codec.name,
+        "delta": wire.delta,
         "clients": config.data.num_clients,
+        "clients_seen": seen,
         "cohort": cohort,
         "rounds": config.rounds,
         "groups": [
@@ -60,12 +75,75 @@ def forecast(experiment: Experiment) -> dict[str, Any]:
         ],
         "message_bytes": messages,
         "round_bytes": rounds,
-        "run_bytes": config.rounds * sum(both) if len(both) == len(rounds) else None,
+        "run_bytes": run,
         "full_model_bytes": full,
         "share": None if messages["download"] is None else messages["download"] / full,
+        "ratio": {
+            "round": None if both is None else full_round / both,
+            "run": None if run is None else config.rounds * full_round / run,
+            "run_with_backbone": None
+            if with_backbone is None
+            else config.rounds * full_round / with_backbone,
+        },
         "backbone": {
             "name": experiment.backbone.name,
             "digest": experiment.backbone.digest,
             "bytes": experiment.backbone.num_bytes,
+            "once": once,
         },
     }
+
+
+def section_bytes(wire: Wire, kind: Kind) -> dict[Group, int | None]:
+    """The bytes of a section of each group; None where they depend on the values."""
+    return {
+        group: wire.codec_of(kind, group).num_bytes(wire.plan.layout(group)) for group in wire.plan.groups()
+    }
+
+
+def message_bytes(wire: Wire, kind: Kind, num_streams: int, num_scalars: int) -> int | None:
+    """The bytes of a frame; of a download as a step, that of one step."""
+    sizes = section_bytes(wire, kind)
+    known = [size for size in sizes.values() if size is not None]
+    if len(known) < len(sizes):
+        return None
+    num_scalars += _STEP_SCALARS if wire.delta and kind is Kind.DOWNLOAD else 0
+    return num_streams * sum(known) + framing_bytes(num_scalars, num_streams * len(sizes))
+
+
+def _downloads(experiment: Experiment, cohort: int, message: int | None) -> tuple[int | None, int | None]:
+    """Bytes of all downloads of the run, and how many clients are asked; each None if it cannot be told."""
+    config, wire = experiment.config, experiment.wire
+    clients, rounds = config.data.num_clients, config.rounds
+    if cohort == clients:
+        seen: int | None = clients
+    elif rounds * cohort > MAX_FORETOLD:
+        seen = None
+    else:
+        chosen = (sample_cohort(clients, cohort, number, experiment.seeds) for number in range(1, rounds + 1))
+        seen = len({client for each in chosen for client in each})
+    if message is None or (wire.delta and rounds * cohort > MAX_FORETOLD):
+        return None, seen
+    if not wire.delta:
+        return rounds * cohort * message, seen
+    return _steps(experiment, cohort, section_bytes(wire, Kind.DOWNLOAD)), seen
+
+
+def _steps(experiment: Experiment, cohort: int, sizes: Mapping[Group, int | None]) -> int:
+    """Bytes of all downloads as steps, by keeping the server's books over packets of the right sizes."""
+    streams = {stream: dict(experiment.model.start) for stream in experiment.algorithm.downloads}
+    streams = {s: {n: t for n, t in p.items() if n in experiment.plan.layout()} for s, p in streams.items()}
+    empty = (b"",) * (len(streams) * len(sizes))
+    step = tuple(bytes(size or 0) for _ in streams for size in sizes.values())
+    whole = 4 * sum(tensor.numel() for params in streams.values() for tensor in params.values())
+    track, total = Track(Version(0, streams), {}, {}), 0
+    for number in range(1, experiment.config.rounds + 1):
+        # The first model is the one that every client starts from.
+        track = track.extended(Version(number, streams), empty if number == 1 else step)
+        asked = sample_cohort(experiment.config.data.num_clients, cohort, number, experiment.seeds)
+        for base, count in Counter(track.base(client) for client in asked).items():
+            steps = [] if base == WHOLE else [track.steps[n] for n in range(base + 1, number + 1)]
+            num_bytes = whole if base == WHOLE else sum(len(section) for one in steps for section in one)
+            total += count * (num_bytes + framing_bytes(_STEP_SCALARS, len(empty) * max(1, len(steps))))
+        track = track.after([ClientRecord(number, client, Outcome.ACCEPTED) for client in asked])
+    return total

@@ -7,7 +7,7 @@ import json
 import os
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -152,7 +152,7 @@ class FederationSite:
             num_examples=len(held),
             backbone=experiment.backbone.digest,
             layout=experiment.plan.digest.hex(),
-            codec=experiment.wire.codec.name,
+            codec=experiment.wire.identity.codec.hex(),
             **own,
         )
         fit = fit.model_copy(update={"problem": misfit(terms, fit)})
@@ -191,13 +191,12 @@ class FederationSite:
             if said.exists():
                 return Reply(request.round, request.client, said.read_bytes())
             experiment, held = self._build(terms, request.client)
-            memory = _recall(folder, request.client, accepted)
+            memory = _recall(folder, accepted)
             party = replace(experiment.party(memory), indices={request.client: held})
             with flushed_denormals():
                 (reply,) = serve([request], party)
             if not reply.failure:
-                kept = memory.get(request.client, {})
-                write_whole(folder / f"memory-{request.round}", to_bytes(kept))
+                write_whole(folder / f"memory-{request.round}", _to_bytes(memory))
                 write_whole(said, reply.frame)
                 _forget(folder, {accepted, request.round}, said)
             return reply
@@ -279,11 +278,22 @@ def _terms(folder: Path) -> Terms | None:
     return parse(Terms, file.read_text(encoding="utf-8")) if file.exists() else None
 
 
-def _recall(folder: Path, client: int, accepted: int) -> dict[int, Streams]:
-    """What the client kept after the last of its rounds that counted; nothing if there is none."""
+def _to_bytes(memory: Mapping[int, Streams]) -> bytes:
+    """What a site keeps, for its client and for everyone, as one document."""
+    return to_bytes(
+        {f"{who} {stream}": params for who, kept in memory.items() for stream, params in kept.items()}
+    )
+
+
+def _recall(folder: Path, accepted: int) -> dict[int, Streams]:
+    """What the site kept after the last of its rounds that counted; nothing if there is none."""
     file = folder / f"memory-{accepted}"
-    kept = from_bytes(file.read_bytes()) if file.exists() else {}
-    return {client: kept} if kept else {}
+    memory: dict[int, Streams] = {}
+    if file.exists():
+        for name, params in from_bytes(file.read_bytes()).items():
+            who, _, stream = name.partition(" ")
+            memory.setdefault(int(who), {})[stream] = params
+    return memory
 
 
 def _forget(folder: Path, rounds: set[int], said: Path) -> None:

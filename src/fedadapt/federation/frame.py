@@ -37,7 +37,7 @@ SCHEMA = 1
 _HEADER = struct.Struct("<4sBBHHHIq8s16s16s")
 _CHECKSUM = struct.Struct("<I")
 MAX_SCALARS = 64
-MAX_SECTIONS = 64
+MAX_SECTIONS = 4096
 
 
 class Kind(IntEnum):

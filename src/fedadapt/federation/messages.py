@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
-from fedadapt.codecs import Codec
+from fedadapt.codecs import Codec, Key
 from fedadapt.errors import FrameError
-from fedadapt.federation.frame import Frame, Identity, Kind, check_identity, unpack
+from fedadapt.federation.frame import MAX_SECTIONS, Frame, Identity, Kind, check_identity, unpack
 from fedadapt.federation.plan import ExchangePlan
-from fedadapt.params import Params, Streams, is_finite
+from fedadapt.params import Group, Params, Streams, is_finite
 from fedadapt.runs.records import FRAMING
+from fedadapt.seeds import Seeds
 
 EVERYONE = -1
 """The client number of a frame that is the same for all."""
@@ -72,33 +75,92 @@ class Wire:
 
     Args:
         plan: what travels.
-        codec: how a section is packed.
+        codec: how a section is packed, unless the following say otherwise.
         backbone_digest: hexadecimal SHA-256 of the backbone.
         max_bytes: longer frames are refused; None for twice the bytes that the plan needs as fp32.
+        seeds: of the run; whoever reads a frame draws as whoever wrote it.
+        groups: how sections of a group are packed.
+        download: how all sections of downloads are packed; None for as uploads.
+        delta: whether downloads are steps from the version that a client holds.
+        error_feedback: whether clients keep what packing an upload lost, and add it to the next.
     """
 
     plan: ExchangePlan
     codec: Codec
     backbone_digest: str
     max_bytes: int | None = None
+    seeds: Seeds = field(default_factory=lambda: Seeds(0))
+    groups: Mapping[Group, Codec] = field(default_factory=dict)
+    download: Codec | None = None
+    delta: bool = False
+    error_feedback: bool = False
 
-    @property
+    def codec_of(self, kind: Kind, group: Group) -> Codec:
+        """How a section is packed."""
+        if kind is Kind.DOWNLOAD and self.download is not None:
+            return self.download
+        return self.groups.get(group, self.codec)
+
+    @cached_property
     def identity(self) -> Identity:
         """What the other side must share."""
-        return Identity(self.codec.digest, bytes.fromhex(self.backbone_digest)[:16], self.plan.digest)
+        backbone = bytes.fromhex(self.backbone_digest)[:16]
+        codecs = [self.codec_of(kind, group) for kind in Kind for group in self.plan.groups()]
+        if all(codec == self.codec for codec in codecs) and self.codec.law.exact and not self.delta:
+            return Identity(self.codec.digest, backbone, self.plan.digest)
+        # With another seed a frame would be read as other values, and nobody would notice.
+        text = "\n".join(
+            [f"delta {self.delta}", f"seed {self.seeds.root}", *(codec.name for codec in codecs)]
+        )
+        return Identity(hashlib.blake2b(text.encode(), digest_size=8).digest(), backbone, self.plan.digest)
 
     def limit(self, num_streams: int) -> int:
         """The longest frame that is read, in bytes."""
-        return self.max_bytes or 2 * num_streams * self.plan.num_shared_bytes + 4096
+        return self.max_bytes or 2 * num_streams * self.plan.num_shared_bytes + 8 * MAX_SECTIONS + 4096
+
+    def pack(self, kind: Kind, round: int, client: int, stream: str, group: Group, params: Params) -> bytes:
+        """The section of one group of a stream.
+
+        Raises:
+            FrameError: a lossy codec was given values that are not finite, or larger than it can pack.
+        """
+        own = {name: params[name] for name in self.plan.layout(group)}
+        return self.codec_of(kind, group).encode(own, self._key(kind, round, client, stream, group))
+
+    def unpack(
+        self, kind: Kind, round: int, client: int, stream: str, group: Group, section: bytes
+    ) -> Params:
+        """The tensors that `pack` made this section of.
+
+        Raises:
+            FrameError: it does not fit the plan.
+        """
+        key = self._key(kind, round, client, stream, group)
+        return self.codec_of(kind, group).decode(section, self.plan.layout(group), key)
 
     def write(self, kind: Kind, round: int, client: int, streams: Streams, scalars: Sequence[float]) -> bytes:
         """Packs streams into a frame."""
-        sections = tuple(
-            self.codec.encode({name: params[name] for name in self.plan.layout(group)})
-            for params in streams.values()
+        sections = [
+            self.pack(kind, round, client, stream, group, params)
+            for stream, params in streams.items()
             for group in self.plan.groups()
-        )
-        return Frame(kind, round, client, self.identity, tuple(scalars), sections).pack()
+        ]
+        return Frame(kind, round, client, self.identity, tuple(scalars), tuple(sections)).pack()
+
+    def open(self, data: bytes, kind: Kind, round: int, client: int, num_streams: int) -> Frame:
+        """Takes a frame apart that should be of this kind, round and client.
+
+        Raises:
+            FrameError: it is not, or was made for another plan, codec or backbone.
+        """
+        frame = unpack(data, max_bytes=self.limit(num_streams))
+        check_identity(frame, self.identity)
+        if (frame.kind, frame.round, frame.client) != (kind, round, client):
+            raise FrameError(
+                f"frame is {frame.kind.name.lower()} of client {frame.client} in round {frame.round}, "
+                f"expected {kind.name.lower()} of client {client} in round {round}"
+            )
+        return frame
 
     def read(
         self, data: bytes, kind: Kind, round: int, client: int, streams: Sequence[str], num_scalars: int
@@ -108,13 +170,7 @@ class Wire:
         Raises:
             FrameError: it is not, or a value in it is infinite or NaN.
         """
-        frame = unpack(data, max_bytes=self.limit(len(streams)))
-        check_identity(frame, self.identity)
-        if (frame.kind, frame.round, frame.client) != (kind, round, client):
-            raise FrameError(
-                f"frame is {frame.kind.name.lower()} of client {frame.client} in round {frame.round}, "
-                f"expected {kind.name.lower()} of client {client} in round {round}"
-            )
+        frame = self.open(data, kind, round, client, len(streams))
         groups = self.plan.groups()
         if len(frame.sections) != len(streams) * len(groups) or len(frame.scalars) != num_scalars:
             raise FrameError(
@@ -126,11 +182,14 @@ class Wire:
         for stream in streams:
             values: Params = {}
             for group in groups:
-                values |= self.codec.decode(next(sections), self.plan.layout(group))
+                values |= self.unpack(kind, round, client, stream, group, next(sections))
             if not is_finite(values):
                 raise FrameError(f"stream {stream!r} of client {client} holds infinite or NaN values")
             decoded[stream] = {name: values[name] for name in self.plan.layout()}
         return Message(decoded, frame.scalars, self.tally(frame))
+
+    def _key(self, kind: Kind, round: int, client: int, stream: str, group: Group) -> Key:
+        return Key(self.seeds, f"{kind.name.lower()}/{stream}/{group}", round, client)
 
     def tally(self, frame: Frame) -> dict[str, int]:
         """The bytes of a frame by group, and those of its framing; they sum to its length."""

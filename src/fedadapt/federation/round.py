@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fedadapt.algorithms import Algorithm, Update
 from fedadapt.errors import FrameError
+from fedadapt.federation import versions
 from fedadapt.federation.frame import Kind, unpack
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.serve import UPLOAD_SCALARS
@@ -51,14 +52,13 @@ def play(
     Returns:
         The new state and the round's records.
     """
-    streams = {name: state[name] for name in algorithm.downloads}
-    frame = wire.write(Kind.DOWNLOAD, round, EVERYONE, streams, ())
-    sent = wire.tally(unpack(frame, max_bytes=len(frame)))
-    replies = yield [Request(round, client, frame) for client in cohort]
+    frames, track = _downloads(algorithm, wire, state, round, cohort)
+    sent = {id(frame): wire.tally(unpack(frame, max_bytes=len(frame))) for frame in frames.values()}
+    replies = yield [Request(round, client, frames[client]) for client in cohort]
     ledger = [
         LedgerEntry(round, client, Direction.DOWNLOAD, group, count)
         for client in cohort
-        for group, count in sent.items()
+        for group, count in sent[id(frames[client])].items()
     ]
     answers: dict[int, Reply] = {}
     for reply in replies:
@@ -74,8 +74,25 @@ def play(
         ledger += [LedgerEntry(round, client, Direction.UPLOAD, g, n) for g, n in received.items()]
         if update is not None:
             updates.append(update)
-    new = algorithm.step(state, updates) if updates else state
+    if track is None:
+        new = algorithm.step(state, updates) if updates else state
+    else:
+        own = versions.without_track(state)
+        new = (algorithm.step(own, updates) if updates else own) | track.after(records).to_streams()
     return Played(new, tuple(records), tuple(ledger))
+
+
+def _downloads(
+    algorithm: Algorithm, wire: Wire, state: Streams, round: int, cohort: Sequence[int]
+) -> tuple[dict[int, bytes], versions.Track | None]:
+    """The frame of each client, one object for all that get the same bytes; and what clients hold from now on."""
+    streams = {name: state[name] for name in algorithm.downloads}
+    if not wire.delta:
+        return dict.fromkeys(cohort, wire.write(Kind.DOWNLOAD, round, EVERYONE, streams, ())), None
+    track = versions.read_track(state, algorithm.downloads).advance(wire, round, streams)
+    bases = {client: track.base(client) for client in cohort}
+    frames = {base: track.frame(wire, base) for base in set(bases.values())}
+    return {client: frames[base] for client, base in bases.items()}, track
 
 
 def accept(

@@ -6,7 +6,7 @@ stacked on the client axis and trained together. It is the same code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,9 +20,10 @@ from fedadapt.data.augment import Augment
 from fedadapt.data.batches import cohort_batches
 from fedadapt.data.dataset import Split
 from fedadapt.errors import ClientError, FrameError
+from fedadapt.federation import versions
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
-from fedadapt.params import Params, Streams, expand, pick, stack, zeros_like
+from fedadapt.params import Params, Streams, add, expand, pick, stack, zeros_like
 from fedadapt.seeds import Seeds
 from fedadapt.training.config import TrainConfig
 from fedadapt.training.evaluate import mean_losses
@@ -33,6 +34,9 @@ KEPT = "kept"
 
 PERSONAL = "personal"
 """The memory stream of a client's second model."""
+
+RESIDUAL = "residual:"
+"""Before the names of the memory streams that hold what packing an upload lost."""
 
 UPLOAD_SCALARS = ("num_examples", "num_steps", "loss")
 """The scalars of an upload, by position; those of the algorithm follow."""
@@ -54,7 +58,8 @@ class Party:
         mean: pixel moments for normalisation.
         std: likewise.
         seeds: of the run.
-        memory: what clients keep from round to round, by client number.
+        memory: what clients keep from round to round, by client number; under `EVERYONE` the version of the
+            download that the site holds for all of them.
     """
 
     model: AdaptedModel
@@ -79,24 +84,51 @@ def serve(requests: Sequence[Request], party: Party) -> list[Reply]:
     """
     replies: dict[int, Reply] = {}
     able: list[tuple[Request, Streams]] = []
-    decoded: dict[int, Streams] = {}
+    read = _reader(party)
     for request in requests:
         if len(party.indices[request.client]) == 0:
             replies[request.client] = _failed(request, "client holds no training samples")
             continue
         try:
-            # Clients that got the same bytes share what they say.
-            if id(request.frame) not in decoded:
-                message = party.wire.read(
-                    request.frame, Kind.DOWNLOAD, request.round, EVERYONE, party.algorithm.downloads, 0
-                )
-                decoded[id(request.frame)] = message.streams
-            able.append((request, decoded[id(request.frame)]))
+            able.append((request, read(request)))
         except FrameError as error:
             replies[request.client] = _failed(request, str(error))
     for reply in _train_together(able, party):
         replies[reply.client] = reply
     return [replies[request.client] for request in requests]
+
+
+def _reader(party: Party) -> Callable[[Request], Streams]:
+    """What turns requests into streams; clients that got the same share what it says, as one object."""
+    decoded: dict[int, Streams] = {}
+
+    def read(request: Request) -> Streams:
+        if id(request.frame) not in decoded:
+            if party.wire.delta:
+                decoded[id(request.frame)] = _take_version(request, party)
+            else:
+                message = party.wire.read(
+                    request.frame, Kind.DOWNLOAD, request.round, EVERYONE, party.algorithm.downloads, 0
+                )
+                decoded[id(request.frame)] = message.streams
+        return decoded[id(request.frame)]
+
+    return read
+
+
+def _take_version(request: Request, party: Party) -> Streams:
+    """What a download leads to from what the site holds, which it remembers."""
+    if EVERYONE in party.memory:
+        held = versions.recall(party.memory[EVERYONE])
+    else:
+        start = party.algorithm.init(
+            {n: party.model.start[n].cpu().clone() for n in party.wire.plan.layout()}
+        )
+        held = versions.Version(0, {stream: start[stream] for stream in party.algorithm.downloads})
+    taken = versions.take(party.wire, request.frame, request.round, held)
+    if taken is not held:
+        party.memory[EVERYONE] = versions.remember(taken)
+    return taken.streams
 
 
 def _failed(request: Request, reason: str) -> Reply:
@@ -144,11 +176,7 @@ def _train_cohort(able: Sequence[tuple[Request, Streams]], party: Party) -> list
     values = [scalar(done) for scalar in rule.scalars.values()]
     replies = []
     for place, client in enumerate(clients):
-        if kept:
-            party.memory[client] = {
-                stream: {name: tensor.cpu().clone() for name, tensor in pick(params, place).items()}
-                for stream, params in kept.items()
-            }
+        own = {stream: pick(params, place) for stream, params in kept.items()}
         scalars = (
             float(len(party.indices[client])),
             float(trained.num_steps[place]),
@@ -156,7 +184,14 @@ def _train_cohort(able: Sequence[tuple[Request, Streams]], party: Party) -> list
             *(float(value[place]) for value in values),
         )
         streams = {stream: pick(upload[stream], place) for stream in party.algorithm.uploads}
-        frame = party.wire.write(Kind.UPLOAD, round_, client, streams, scalars)
+        try:
+            frame, lost = _pack(party, round_, client, streams, scalars)
+        except FrameError as error:
+            replies.append(Reply(round_, client, failure=str(error)))
+            continue
+        own |= lost
+        if own:
+            party.memory[client] = {s: {n: t.cpu().clone() for n, t in p.items()} for s, p in own.items()}
         replies.append(Reply(round_, client, frame))
     return replies
 
@@ -234,10 +269,41 @@ def _counts(labels: Sequence[Tensor], classes: int) -> Int64[Tensor, "K D"]:
     return torch.stack([own.bincount(minlength=classes) for own in labels])
 
 
+def _pack(
+    party: Party, round: int, client: int, streams: Streams, scalars: Sequence[float]
+) -> tuple[bytes, Streams]:
+    """The frame of an upload; and with error feedback what it lost, after adding what the last one lost.
+
+    ``e <- (u + e) - decode(encode(u + e))`` with u the upload and e what the client keeps, zero at first.
+
+    Source:
+        S. P. Karimireddy, Q. Rebjock, S. Stich, M. Jaggi, *Error Feedback Fixes SignSGD and other Gradient
+        Compression Schemes*, ICML 2019, algorithm 2.
+    """
+    wire = party.wire
+    if not wire.error_feedback:
+        return wire.write(Kind.UPLOAD, round, client, streams, scalars), {}
+    streams = {stream: {n: t.cpu() for n, t in params.items()} for stream, params in streams.items()}
+    residual = _residual(party, client)
+    wanted = {s: add(params, residual[s]) if s in residual else params for s, params in streams.items()}
+    frame = wire.write(Kind.UPLOAD, round, client, wanted, scalars)
+    # What the server will read, so that nothing is counted as lost that arrives, or the other way round.
+    said = wire.read(frame, Kind.UPLOAD, round, client, list(streams), len(scalars)).streams
+    return frame, {RESIDUAL + s: add(wanted[s], said[s], alpha=-1.0) for s in streams}
+
+
+def _residual(party: Party, client: int) -> Streams:
+    """What packing a client's last upload lost; nothing if there was none."""
+    if client not in party.memory:
+        return {}
+    kept = party.memory[client].items()
+    return {s.removeprefix(RESIDUAL): params for s, params in kept if s.startswith(RESIDUAL)}
+
+
 def _recall(party: Party, client: int) -> Streams:
     """What a client kept, or what it starts with if it was never asked before."""
     if client in party.memory:
-        return party.memory[client]
+        return {s: params for s, params in party.memory[client].items() if not s.startswith(RESIDUAL)}
     start, rule, plan = party.model.start, party.algorithm.local, party.wire.plan
     shared = {name: start[name] for name in plan.layout() if name not in party.model.moving}
     fresh = {

@@ -30,6 +30,7 @@ class RunSummary:
         group_bytes: bytes over all rounds by direction and group of tensors.
         client_accuracy: by client, on its own held-out samples, as last measured.
         outcomes: how many client answers ended how.
+        clients_seen: how many different clients were asked.
         wall_s: seconds over all rounds.
         cpu_s: processor seconds over all rounds.
     """
@@ -45,6 +46,7 @@ class RunSummary:
     group_bytes: Mapping[tuple[Direction, str], int]
     client_accuracy: Mapping[int, float]
     outcomes: Mapping[str, int]
+    clients_seen: int
     wall_s: float
     cpu_s: float
 
@@ -77,6 +79,22 @@ class RunSummary:
     def backbone_bytes(self) -> int:
         """What sending the frozen backbone costs, once; no round counts it."""
         return int(self.noted("backbone", "bytes", default=0))
+
+    @property
+    def once_bytes(self) -> int:
+        """What of the backbone a client without it has to fetch before its first round."""
+        return int(self.noted("backbone", "once", default=self.backbone_bytes))
+
+    @property
+    def total_with_backbone_bytes(self) -> int:
+        """Bytes in both directions, and the backbone for every client that was asked."""
+        return self.total_bytes + self.clients_seen * self.once_bytes
+
+    @property
+    def last_round_bytes(self) -> int:
+        """Bytes in both directions in the last round: what goes on once all have begun."""
+        before = max(0, self.rounds - 1)
+        return self.total_bytes - self.upload_by_round[before] - self.download_by_round[before]
 
     @property
     def planned_rounds(self) -> int:
@@ -131,7 +149,11 @@ class RunSummary:
             "best_accuracy": self.best_accuracy,
             "upload_bytes": self.upload_bytes,
             "download_bytes": self.download_bytes,
+            "last_round_bytes": self.last_round_bytes,
             "backbone_bytes": self.backbone_bytes,
+            "once_bytes": self.once_bytes,
+            "clients_seen": self.clients_seen,
+            "total_with_backbone_bytes": self.total_with_backbone_bytes,
             "wall_s": self.wall_s,
             "cpu_s": self.cpu_s,
             "seed": self.seed,
@@ -175,6 +197,7 @@ def summarise(path: Path) -> RunSummary:
         group_bytes=dict(group_bytes),
         client_accuracy={record.client: record.accuracy for record in clients if record.accuracy is not None},
         outcomes=dict(Counter(str(record.outcome) for record in clients)),
+        clients_seen=len({record.client for record in clients}),
         wall_s=sum(summary.wall_s for summary in rounds),
         cpu_s=sum(summary.cpu_s for summary in rounds),
     )

@@ -23,6 +23,7 @@ from fedadapt.report.document import (
 from fedadapt.report.gather import RunSummary, labels, summarise
 from fedadapt.report.partition import holdings
 from fedadapt.report.tables import (
+    RELATIVE,
     UNKNOWN,
     compare_columns,
     compare_note,
@@ -96,7 +97,7 @@ def _key_numbers(run: RunSummary) -> Html:
         [
             (f"accuracy, {_measured_on([run])}", format_accuracy(run.accuracy)),
             ("bytes moved, both ways", format_bytes(run.total_bytes)),
-            ("backbone, sent once", format_bytes(run.backbone_bytes)),
+            ("backbone, for a client without it", format_bytes(run.once_bytes)),
             ("rounds", f"{run.rounds}{of_planned}"),
             ("time", format_seconds(run.wall_s)),
         ]
@@ -106,7 +107,7 @@ def _key_numbers(run: RunSummary) -> Html:
 def _summary(runs: Sequence[RunSummary]) -> Html:
     run, adapter, algorithm, *columns = compare_columns(runs)
     if len(runs) == 1:
-        columns = [column for column in columns if column.title not in ("points", "share")]
+        columns = [column for column in columns if column.title not in RELATIVE]
     names = [
         markup(name, element("small", f"{adapter}, {algorithm}"))
         for name, adapter, algorithm in zip(run.cells, adapter.cells, algorithm.cells, strict=True)

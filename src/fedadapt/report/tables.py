@@ -22,11 +22,15 @@ STACKS = (
     ("run", "adapter", "algorithm"),
     ("accuracy", "points"),
     ("bytes up", "bytes down"),
-    ("bytes total", "share"),
-    ("backbone once",),
+    ("bytes total", "share", "of last round"),
+    ("with backbone", "share with it", "backbone once"),
     ("rounds", "time"),
 )
 """What the terminal sets below each other, so that the comparison fits 80 columns."""
+
+
+RELATIVE = ("points", "share", "of last round", "share with it")
+"""Columns that say nothing of one run alone."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +118,35 @@ def compare_columns(runs: Sequence[RunSummary]) -> tuple[Column, ...]:
         Column("bytes down", True, tuple(format_bytes(run.download_bytes) for run in runs)),
         Column("bytes total", True, tuple(format_bytes(run.total_bytes) for run in runs)),
         Column("share", True, tuple(format_share(run.total_bytes, reference.total_bytes) for run in runs)),
-        Column("backbone once", True, tuple(format_bytes(run.backbone_bytes) for run in runs)),
+        Column(
+            "of last round",
+            True,
+            tuple(format_share(run.last_round_bytes, reference.last_round_bytes) for run in runs),
+        ),
+        Column("with backbone", True, tuple(format_bytes(run.total_with_backbone_bytes) for run in runs)),
+        Column(
+            "share with it",
+            True,
+            tuple(
+                format_share(run.total_with_backbone_bytes, reference.total_with_backbone_bytes)
+                for run in runs
+            ),
+        ),
+        Column("backbone once", True, tuple(format_bytes(run.once_bytes) for run in runs)),
         Column("time", True, tuple(format_seconds(run.wall_s) for run in runs)),
     )
 
 
 def compare_note(runs: Sequence[RunSummary]) -> str:
     """What the columns of the comparison mean, in a sentence or two."""
-    note = "Bytes are summed over all clients and rounds; the backbone is sent once and not among them."
+    note = (
+        "Bytes are summed over all clients and rounds. The backbone is not among them but where it says so: "
+        "once for every client that was asked, as if none had it before."
+    )
     if len(runs) == 1:
         return note
     name = labels(runs)[reference_run(runs)]
-    return f"Points of accuracy and share of bytes are against {name}, the run that moved the most. {note}"
+    return f"Points of accuracy and shares of bytes are against {name}, the run that moved the most. {note}"
 
 
 def compare_table(runs: Sequence[RunSummary]) -> Table:

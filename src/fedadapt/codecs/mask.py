@@ -1,0 +1,72 @@
+"""A mask that all clients share and that moves on each round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from fedadapt.codecs.codec import Codec, Key, Law, Layout, Stage, count, flat, flatten, unflatten
+from fedadapt.codecs.topk import Indices
+from fedadapt.params import Params
+from fedadapt.registry import register
+
+
+@register("codec", "mask")
+def mask(*, period: Annotated[int, Field(ge=1, le=10_000)] = 10, unbiased: bool = False) -> Codec:
+    """One of `period` parts of the values in each round, the same for all clients; no index is sent.
+
+    The values in a seeded order of the run, ``(step i + begin) mod n``, are cut into parts of equal size, one for each
+    round in turn. After `period` rounds every value was sent once, and the clients of a round are averaged over the
+    same values.
+
+    Args:
+        period: rounds until the first part comes again.
+        unbiased: sends the values times their number over that of the part. Without it what is left out is lost,
+            unless error feedback keeps it until its turn.
+
+    Source:
+        J. Konečný and others, *Federated Learning: Strategies for Improving Communication Efficiency*, arXiv
+        1610.05492, section 2, random mask.
+
+    Differs:
+        The mask is common to all clients, and the parts take turns instead of being drawn.
+    """
+    name = f"mask(period={period}, unbiased={str(unbiased).lower()})"
+
+    def places(total: int, key: Key) -> Indices:
+        size = -(-total // period)
+        begin, *factors = (int(word) % max(1, total) for word in key.words("mask", 65, of_run=True))
+        # Steps of a size without a common divisor visit every place once, in an order that need not be stored.
+        step = next((factor for factor in factors if math.gcd(factor, total) == 1), 1)
+        # The last part goes on with the first values, so that every round sends as many.
+        turns = (key.round % period * size + np.arange(size)) % max(1, total)
+        return np.sort((turns * step + begin) % max(1, total))
+
+    def encode(params: Params, key: Key) -> tuple[Params, tuple[bytes, ...]]:
+        values = flatten(params)
+        kept = values[places(len(values), key)]
+        return unflatten(kept, flat(len(kept))), ()
+
+    def decode(params: Params, parts: Sequence[bytes], layout: Layout, key: Key) -> Params:
+        del parts
+        total = count(layout)
+        values = np.zeros(total, dtype=np.float32)
+        kept = flatten(params)
+        values[places(total, key)] = kept * np.float32(total / len(kept)) if unbiased and len(kept) else kept
+        return unflatten(values, layout)
+
+    def rest(layout: Layout) -> Layout:
+        return flat(-(-count(layout) // period))
+
+    gain = float(period) if unbiased else 1.0
+    law = Law(
+        max(1.0, gain - 1) if period > 1 else 0.0,
+        unbiased=unbiased or period == 1,
+        gain=gain,
+        loss=gain - 1 if unbiased else float(period > 1),
+    )
+    return Codec((Stage(name, encode, decode, rest, lambda layout: (), law),))
