@@ -31,7 +31,7 @@ def backbone_of(name, num_classes=10, **options):
     [
         ("resnet26", {"weights": None}, 10, (645_216, 7_744, 2_570)),
         ("resnet20", {}, 10, (29_744, 1_376, 650)),
-        ("timm", {"model": "resnet18", "pretrained": False}, 10, (1_220_608, 9_600, 5_130)),
+        ("timm", {"model": "resnet18", "pretrained": False, "image_size": 64}, 10, (1_220_608, 9_600, 5_130)),
     ],
 )
 def test_trained_values_of_known_networks(name, options, classes, counts):
@@ -48,9 +48,9 @@ def test_trained_values_of_known_networks(name, options, classes, counts):
 )
 def test_timm_networks_start_unchanged(model):
     """Norms that fuse an activation keep it: with zero adapters the outputs are the network's own."""
-    backbone = backbone_of("timm", 4, model=model, pretrained=False)
+    backbone = backbone_of("timm", 4, model=model, pretrained=False, image_size=48)
     draw_norms(backbone.module)
-    adapted = model_of(backbone, kernel_sizes=(3, 5, 7))
+    adapted = model_of(backbone, sites={"kernel_sizes": (3, 5, 7)})
     images = random_images(2, side=48)
     with torch.inference_mode():
         expected = backbone.module(images)
@@ -132,7 +132,7 @@ def test_every_tensor_has_the_group_of_its_module():
 def test_a_network_without_a_fitting_site_is_refused():
     """The message names the kernels that are there and what to do."""
     with pytest.raises(AttachError, match=r"no site for adapter 'parallel'.*kernels: 3x3.*norm_head"):
-        model_of(tiny_backbone(), kernel_sizes=(5,))
+        model_of(tiny_backbone(), sites={"kernel_sizes": (5,)})
 
 
 def test_bf16_computes_in_bf16_and_answers_in_fp32():

@@ -7,6 +7,7 @@ Every trainable tensor has a leading client axis K; the frozen rest has none. A 
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import cast
 
 import torch
@@ -14,12 +15,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedadapt.adapters.adapter import Adapter, Beside
-from fedadapt.adapters.sites import Site, find_sites
+from fedadapt.adapters.adapter import Adapter
+from fedadapt.adapters.placement import choose
+from fedadapt.adapters.probe import probe
+from fedadapt.adapters.sites import Site, find_sites, shared_modules
 from fedadapt.backbones import Backbone
 from fedadapt.errors import AttachError
 from fedadapt.norms import ClientBatchNorm, NormPolicy, Pass
 from fedadapt.params import Group, Params
+from fedadapt.seeds import Seeds
 
 NORM_TYPES = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -46,6 +50,7 @@ class AdaptedModel:
         backbone: what it was made from, untouched.
         adapter: what is trained.
         policy: what happens to norms.
+        seed: what the branches' fixed and initial values follow from.
         sites: where branches sit.
         groups: the group of every tensor of the model.
         start: the tensors that training changes, at their initial values, without client axis: those trained
@@ -53,19 +58,22 @@ class AdaptedModel:
         moving: names of the latter.
     """
 
-    def __init__(
-        self, backbone: Backbone, adapter: Adapter, policy: NormPolicy, generator: torch.Generator
-    ) -> None:
-        self.backbone, self.adapter, self.policy = backbone, adapter, policy
+    def __init__(self, backbone: Backbone, adapter: Adapter, policy: NormPolicy, seed: int) -> None:
+        self.backbone, self.adapter, self.policy, self.seed = backbone, adapter, policy, seed
         self._pass = Pass()
         # The copy shares every tensor with the backbone; only the module objects are new.
         shared = [*backbone.module.parameters(), *backbone.module.buffers()]
         self.module = copy.deepcopy(backbone.module, {id(tensor): tensor for tensor in shared})
-        self.sites = self._place_branches(generator)
+        found = [site for site in find_sites(self.module) if site.name != backbone.head]
+        norms = [n for n, m in self.module.named_modules() if isinstance(m, NORM_TYPES)]
+        wanted = [*(site.name for site in found), *norms]
+        self._seen = probe(backbone.name, backbone.module, backbone.image, wanted)
+        self._shared = shared_modules(self.module)
+        self.sites = self._place_branches(found)
         self.groups: dict[str, Group] = {}
         self._replace_norms_and_head()
         self._name_groups()
-        trained = [n for n, _ in self.module.named_parameters() if self.groups[n] in adapter.trains]
+        trained = [n for n, _ in self.module.named_parameters() if self._is_trained(n)]
         if policy.moving:
             self.moving = [n for n, g in self.groups.items() if g is Group.NORM_STATISTICS]
         else:
@@ -87,6 +95,25 @@ class AdaptedModel:
     def num_parameters(self) -> int:
         """Parameters of the plain network, adapters left out."""
         return self.backbone.num_parameters
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 over all that is frozen: the backbone, and what branches do not train.
+
+        Two parties with the same digest and the same tensors compute the same.
+        """
+        fixed = [
+            (name, tensor)
+            for name, tensor in self.module.named_buffers()
+            if self.groups[name] is Group.ADAPTER
+        ]
+        if not fixed:
+            return self.backbone.digest
+        digest = hashlib.sha256(self.backbone.digest.encode())
+        for name, tensor in fixed:
+            digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> AdaptedModel:
         """Moves the frozen part to a device and a compute type, in place; norm layers stay in fp32.
@@ -135,27 +162,50 @@ class AdaptedModel:
         logits: Tensor = torch.func.functional_call(self.module, tensors, (images.to(self.dtype),))
         return logits.float()
 
-    def _place_branches(self, generator: torch.Generator) -> list[Site]:
-        if self.adapter.fits is None or self.adapter.build is None:
+    def _is_trained(self, name: str) -> bool:
+        group = self.groups[name]
+        if group is Group.NORM_AFFINE and name.rpartition(".")[2] not in self.adapter.norm_tensors:
+            return False
+        return group in self.adapter.trains
+
+    def _place_branches(self, found: list[Site]) -> list[Site]:
+        branches = self.adapter.branches
+        if branches is None:
             return []
-        found = find_sites(self.module)
-        sites = [site for site in found if self.adapter.fits(site)]
-        if not sites:
-            kernels = sorted({"x".join(map(str, site.module.kernel_size)) for site in found})
-            raise AttachError(
-                f"backbone {self.backbone.name!r} has no site for adapter {self.adapter.name!r}: of its {len(found)} plain "
-                f"convolutions (kernels: {', '.join(kernels) or 'none'}) none fits; set adapter.kernel_sizes or choose "
-                "an adapter without sites, such as 'norm_head'"
-            )
+        sites = choose(branches.placement, found, self._seen, kinds=branches.kinds, fits=branches.fits)
+        if not sites and branches.needed:
+            raise AttachError(self._no_site(found))
+        if sites:
+            branches.check(sites)
         for site in sites:
-            branch = self.adapter.build(site, generator)
-            self.module.set_submodule(site.name, Beside(site.module, branch))
+            self._refuse_shared(site.name)
+            generator = Seeds(self.seed).torch(f"branch {site.name}")
+            self.module.set_submodule(site.name, branches.build(site, generator))
         return sites
+
+    def _no_site(self, found: list[Site]) -> str:
+        convs = [site for site in found if site.kind == "conv"]
+        kernels = sorted({"x".join(map(str, site.kernel_size)) for site in convs})
+        own_padding = sum(type(site.module) is not nn.Conv2d and not site.has_centre for site in convs)
+        return (
+            f"backbone {self.backbone.name!r} has no site for adapter {self.adapter.name!r}: of its {len(convs)} "
+            f"convolutions (kernels: {', '.join(kernels) or 'none'}; {own_padding} pad by the size of the map) and "
+            f"{len(found) - len(convs)} linear layers none fits; set adapter.sites.kernel_sizes or choose another adapter, "
+            "'norm_head' for one without sites"
+        )
+
+    def _refuse_shared(self, name: str) -> None:
+        if name in self._shared:
+            raise AttachError(
+                f"backbone {self.backbone.name!r} uses one module under several names ({', '.join(self._shared[name])}), "
+                "so it cannot be changed in one place; give each place a module of its own"
+            )
 
     def _replace_norms_and_head(self) -> None:
         if Group.NORM_AFFINE in self.adapter.trains or self.policy.moving:
             norms = [(n, m) for n, m in self.module.named_modules() if isinstance(m, NORM_TYPES)]
             for name, norm in norms:
+                self._refuse_shared(name)
                 if not isinstance(norm, nn.BatchNorm2d):
                     raise AttachError(
                         f"backbone {self.backbone.name!r} has a {type(norm).__name__} at {name!r}, whose affine cannot "
@@ -170,6 +220,7 @@ class AdaptedModel:
                     name, ClientBatchNorm(norm, moving=self.policy.moving, pass_=self._pass)
                 )
         if Group.HEAD in self.adapter.trains:
+            self._refuse_shared(self.backbone.head)
             head = cast("nn.Linear", self.module.get_submodule(self.backbone.head))
             self.module.set_submodule(self.backbone.head, ClientLinear(head))
 
@@ -199,10 +250,10 @@ def attach(
         backbone: stays as it is; its tensors are shared.
         adapter: what to train.
         policy: what to do with norms.
-        generator: for adapters with a random start.
+        generator: gives the seed of the branches; one number is drawn, whatever the adapter.
 
     Raises:
-        AttachError: the backbone has no site that the adapter fits.
+        AttachError: the backbone cannot be run, or has no site that the adapter fits.
 
     Example:
         >>> from fedadapt.registry import create
@@ -212,4 +263,4 @@ def attach(
         >>> len(model.sites)
         19
     """
-    return AdaptedModel(backbone, adapter, policy, generator)
+    return AdaptedModel(backbone, adapter, policy, int(torch.randint(2**62, (1,), generator=generator)))

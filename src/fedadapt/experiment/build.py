@@ -153,7 +153,7 @@ def build(config: RunConfig) -> Experiment:
             still[model.groups[name]] += tensor.numel()
     plan = make_plan(model, policy.kept, still)
     model.to(device, config.train.dtype)
-    wire = Wire(plan, codec, backbone.digest)
+    wire = Wire(plan, codec, model.digest)
     return Experiment(
         config, seeds, dataset, measured_on, clients, backbone, model, algorithm, plan, wire, mean, std
     )

@@ -50,7 +50,9 @@ def pretrain_backbone(
     dataset: Dataset = recipe.source.create("source")
     choice = _start(recipe.backbone)
     backbone = choice.create("backbone")(dataset.num_classes, Seeds(recipe.train.seed).torch("backbone"))
-    started_from = (choice.model_extra or {}).get("weights") and content_digest(backbone.module, backbone.head)
+    started_from = (choice.model_extra or {}).get("weights") and content_digest(
+        backbone.module, backbone.head
+    )
     model = backbone.module.requires_grad_(requires_grad=True)
     state = out.with_name(f"{out.name}.state")
     log = pretrain(
