@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from contracts.cases import draw_norms, jiggle, random_images, tiny_backbone, tiny_model
-from torch import nn
 
 from fedadapt.adapters import attach
 from fedadapt.backbones import content_digest
-from fedadapt.backbones.backbone import finish
 from fedadapt.errors import AttachError
 from fedadapt.params import Group, expand
 from fedadapt.registry import create
@@ -156,19 +154,3 @@ def test_clients_do_not_see_each_others_tensors():
     for place, own in enumerate(tensors):
         alone = model({n: t[None] for n, t in own.items()}, images[2 * place : 2 * place + 2])
         torch.testing.assert_close(together[2 * place : 2 * place + 2], alone, rtol=1e-4, atol=1e-5)
-
-
-def test_norms_without_a_client_axis_are_refused():
-    """A group norm's affine would be trained, but cannot carry one; it is named."""
-    module = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.GroupNorm(2, 8),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 5),
-    )
-    generator = torch.Generator().manual_seed(0)
-    backbone = finish("grouped", module, "4", 5, generator, None)
-    with pytest.raises(AttachError, match="GroupNorm at '1'"):
-        attach(backbone, create("adapter", "parallel"), create("norm policy", "frozen"), generator)
-    attach(backbone, create("adapter", "head"), create("norm policy", "frozen"), generator)

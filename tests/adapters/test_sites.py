@@ -74,7 +74,14 @@ def test_the_parallel_adapter_picks_by_kernel_size(kernel, padding, dilation, wa
     (site,) = find_sites(nn.Sequential(layer))
     branches = create("adapter", "parallel", {"sites": {"kernel_sizes": tuple(sorted(wanted))}}).branches
     seen = {"0": Seen(by_image=True, shape=(2, 2, 8, 8), size=64)}
-    chosen = choose(branches.placement, [site], seen, kinds=branches.kinds, fits=branches.fits)
+    chosen = choose(
+        branches.placement,
+        [site],
+        seen,
+        kinds=branches.kinds,
+        kernel_sizes=branches.kernel_sizes,
+        fits=branches.fits,
+    )
     assert bool(chosen) == (kernel in wanted and 2 * padding == dilation * (kernel - 1))
 
 

@@ -78,6 +78,14 @@ TABLE = [
         options={"rank": 2},
         linear=False,
     ),
+    Case(
+        "bottleneck",
+        lambda site: rank_of(site, 2) * (site.in_channels + site.out_channels + 1),
+        options={"rank": 2, "sites": {"layers": ("conv", "linear")}},
+        linear=False,
+        merges=False,
+    ),
+    Case("bias", lambda site: site.out_channels),
     Case("norm_head", trains={Group.NORM_AFFINE, Group.HEAD}, sits=False),
     Case("head", trains={Group.HEAD}, sits=False),
     Case("full", trains={Group.BACKBONE, Group.NORM_AFFINE, Group.HEAD}, sits=False),
@@ -90,4 +98,5 @@ def name_of(case):
 
 
 CASES = pytest.mark.parametrize("case", TABLE, ids=name_of)
+FOLDING = pytest.mark.parametrize("case", [case for case in TABLE if case.sits and case.merges], ids=name_of)
 BRANCHES = pytest.mark.parametrize("case", [case for case in TABLE if case.sits], ids=name_of)

@@ -52,10 +52,11 @@ def test_it_trains_its_groups_and_no_other(case):
 @CASES
 def test_its_size_follows_its_formula(case):
     """The adapter's values are the sum of its count over its sites, and the head and norms have no more."""
-    for model in (tiny_model(case.name, **case.options), zoo_model(case)):
+    zoo = zoo_model(case)
+    assert bool(zoo.sites) == case.sits
+    for model in (zoo, tiny_model(case.name, **case.options)):
         found = sum(t.numel() for n, t in model.start.items() if model.groups[n] is Group.ADAPTER)
         assert found == sum(case.count(site) for site in model.sites)
-        assert bool(model.sites) == case.sits
 
 
 @CASES
@@ -126,7 +127,7 @@ def test_the_same_seed_gives_the_same_branches_wherever_they_sit(case):
     whole, last = (
         attach(zoo_backbone(), adapter, policy, torch.Generator().manual_seed(5)) for adapter in adapters
     )
-    assert (len(whole.sites), len(last.sites)) == (6 if "linear" in whole.adapter.branches.kinds else 5, 2)
+    assert 2 == len(last.sites) < len(whole.sites)
     other = attach(zoo_backbone(), adapters[0], policy, torch.Generator().manual_seed(6))
     mine, theirs = dict(whole.module.named_buffers()), dict(last.module.named_buffers())
     fixed = [name for name in theirs if ".adapter." in name]

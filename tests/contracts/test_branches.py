@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from contracts.adapter_table import BRANCHES
+from contracts.adapter_table import BRANCHES, FOLDING
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -87,7 +87,7 @@ def test_each_client_gets_what_it_gets_alone(case, shape, clients):
             torch.testing.assert_close(clients * ours[client], theirs[0], rtol=1e-3, atol=1e-3)
 
 
-@BRANCHES
+@FOLDING
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shape=SHAPES)
 def test_the_folded_weight_computes_the_same(case, shape):

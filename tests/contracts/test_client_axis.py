@@ -52,6 +52,7 @@ def train_clients(model, config, clients):
 
 
 FAMILY = {"low_rank": {"rank": 2}, "seeded": {"rank": 2}, "lora": {"rank": 2}, "grouped": {"groups": 2}}
+FAMILY["bottleneck"] = {"rank": 2, "sites": {"layers": ("conv",)}}
 """Options under which an adapter is not a full matrix at the tiny network's channels."""
 EVERY_WAY = list(product(OPTIMISERS, ["parallel", "norm_head", "head"], ["frozen", "local", "averaged"]))
 ONE_WAY = [("clipped", name, "frozen") for name in names("adapter") if name != "full"]

@@ -38,6 +38,7 @@ class Branches:
         fits: whether it can sit at a site.
         check: refuses a choice of sites with an `AttachError`.
         needed: whether a backbone without any site is refused.
+        kernel_sizes: of the convolutions it is made for unless `placement` says others; empty for any.
     """
 
     kinds: tuple[str, ...]
@@ -47,6 +48,7 @@ class Branches:
     fits: Callable[[Site], bool] = lambda site: True
     check: Callable[[Sequence[Site]], None] = lambda sites: None
     needed: bool = True
+    kernel_sizes: tuple[int, ...] = (3,)
 
 
 @dataclass(frozen=True)

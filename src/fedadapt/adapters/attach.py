@@ -17,15 +17,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedadapt.adapters.adapter import Adapter
 from fedadapt.adapters.placement import choose
-from fedadapt.adapters.probe import probe
+from fedadapt.adapters.probe import noise, probe
 from fedadapt.adapters.sites import Site, find_sites, shared_modules
 from fedadapt.backbones import Backbone
 from fedadapt.errors import AttachError
-from fedadapt.norms import ClientBatchNorm, NormPolicy, Pass
-from fedadapt.params import Group, Params
+from fedadapt.norms import ClientBatchNorm, ClientNorm, NormPolicy, Pass, affine_axis
+from fedadapt.params import Group, Params, expand
 from fedadapt.seeds import Seeds
 
-NORM_TYPES = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
+NORM_TYPES = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+CLIENT_NORMS = (ClientBatchNorm, ClientNorm)
 
 
 class ClientLinear(nn.Module):
@@ -85,6 +86,7 @@ class AdaptedModel:
             for n in [*trained, *self.moving]
         }
         self.dtype = torch.float32
+        self._try_out()
 
     @property
     def max_clients(self) -> int | None:
@@ -116,12 +118,12 @@ class AdaptedModel:
         return digest.hexdigest()
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> AdaptedModel:
-        """Moves the frozen part to a device and a compute type, in place; norm layers stay in fp32.
+        """Moves the frozen part to a device and a compute type, in place; batch norms stay in fp32.
 
         Trainable tensors are cast as they are used, so gradients and updates stay in fp32.
         """
         for module in self.module.modules():
-            is_norm = isinstance(module, (*NORM_TYPES, ClientBatchNorm))
+            is_norm = isinstance(module, (_BatchNorm, *CLIENT_NORMS))
             own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
             for name, tensor in own:
                 moved = tensor.to(
@@ -162,6 +164,19 @@ class AdaptedModel:
         logits: Tensor = torch.func.functional_call(self.module, tensors, (images.to(self.dtype),))
         return logits.float()
 
+    def _try_out(self) -> None:
+        """Runs two clients with an image each: a library may use a layer in other ways than by calling it."""
+        clients = self.max_clients or 2
+        try:
+            with torch.inference_mode():
+                self(expand(self.start, clients), noise(self.backbone.image, clients))
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise AttachError(
+                f"backbone {self.backbone.name!r} does not run with adapter {self.adapter.name!r} ({reason}); leave the "
+                "layer out with adapter.sites.exclude, or choose adapter 'head'"
+            ) from error
+
     def _is_trained(self, name: str) -> bool:
         group = self.groups[name]
         if group is Group.NORM_AFFINE and name.rpartition(".")[2] not in self.adapter.norm_tensors:
@@ -172,7 +187,14 @@ class AdaptedModel:
         branches = self.adapter.branches
         if branches is None:
             return []
-        sites = choose(branches.placement, found, self._seen, kinds=branches.kinds, fits=branches.fits)
+        sites = choose(
+            branches.placement,
+            found,
+            self._seen,
+            kinds=branches.kinds,
+            kernel_sizes=branches.kernel_sizes,
+            fits=branches.fits,
+        )
         if not sites and branches.needed:
             raise AttachError(self._no_site(found))
         if sites:
@@ -202,37 +224,46 @@ class AdaptedModel:
             )
 
     def _replace_norms_and_head(self) -> None:
-        if Group.NORM_AFFINE in self.adapter.trains or self.policy.moving:
-            norms = [(n, m) for n, m in self.module.named_modules() if isinstance(m, NORM_TYPES)]
-            for name, norm in norms:
+        norms = [(n, m) for n, m in self.module.named_modules() if isinstance(m, NORM_TYPES)]
+        for name, norm in norms:
+            client_norm = self._client_norm(name, norm) if self._seen[name].by_image else None
+            if client_norm is not None:
                 self._refuse_shared(name)
-                if not isinstance(norm, nn.BatchNorm2d):
-                    raise AttachError(
-                        f"backbone {self.backbone.name!r} has a {type(norm).__name__} at {name!r}, whose affine cannot "
-                        "be trained yet; choose a backbone with batch norms, or adapter 'head'"
-                    )
-                if norm.running_mean is None:
-                    raise AttachError(
-                        f"backbone {self.backbone.name!r} has a batch norm without running statistics at {name!r}; "
-                        "use one that was trained with track_running_stats=True"
-                    )
-                self.module.set_submodule(
-                    name, ClientBatchNorm(norm, moving=self.policy.moving, pass_=self._pass)
-                )
+                self.module.set_submodule(name, client_norm)
         if Group.HEAD in self.adapter.trains:
             self._refuse_shared(self.backbone.head)
             head = cast("nn.Linear", self.module.get_submodule(self.backbone.head))
             self.module.set_submodule(self.backbone.head, ClientLinear(head))
 
+    def _client_norm(self, name: str, norm: nn.Module) -> nn.Module | None:
+        """What takes a norm's place; None if it stays, since nothing of it changes."""
+        trained = Group.NORM_AFFINE in self.adapter.trains
+        if isinstance(norm, _BatchNorm):
+            if not (trained or self.policy.moving):
+                return None
+            return ClientBatchNorm(norm, moving=self.policy.moving, pass_=self._pass)
+        if not trained or getattr(norm, "weight", None) is None:
+            return None
+        axis = affine_axis(norm, self._seen[name].shape)
+        if axis is None:
+            raise AttachError(
+                f"backbone {self.backbone.name!r} has a {type(norm).__name__} at {name!r} whose affine is not one factor and "
+                "summand for each channel, so it cannot be trained by client; choose adapter 'head'"
+            )
+        return ClientNorm(norm, axis)
+
     def _name_groups(self) -> None:
         for prefix, module in self.module.named_modules():
             for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
                 full = f"{prefix}.{name}" if prefix else name
-                if isinstance(module, ClientBatchNorm | _BatchNorm):
+                if isinstance(module, (*NORM_TYPES, *CLIENT_NORMS)):
                     running = name.startswith("running_") or name == "num_batches_tracked"
-                    self.groups[full] = Group.NORM_STATISTICS if running else Group.NORM_AFFINE
-                elif isinstance(module, NORM_TYPES):
-                    self.groups[full] = Group.NORM_AFFINE
+                    trained = Group.NORM_AFFINE in self.adapter.trains and not isinstance(
+                        module, CLIENT_NORMS
+                    )
+                    # A norm that no image passes through has no place for clients: it counts as the backbone.
+                    affine = Group.BACKBONE if trained else Group.NORM_AFFINE
+                    self.groups[full] = Group.NORM_STATISTICS if running else affine
                 elif prefix == self.backbone.head:
                     self.groups[full] = Group.HEAD
                 elif any(prefix.startswith(f"{site.name}.adapter") for site in self.sites):

@@ -21,7 +21,8 @@ class Placement:
 
     Args:
         layers: ``"conv"``, ``"linear"``; empty for all that the adapter is made for.
-        kernel_sizes: the convolutions that get a branch, by the size of their square kernel.
+        kernel_sizes: the convolutions that get a branch, by the size of their square kernel; empty for those
+            the adapter is made for, 3x3 as a rule.
         include: globs over the names of sites; a site has to match one. Empty for all.
         exclude: globs over the names of sites; a site may match none.
         stages: counted from 1 by the size of the map that comes out of a site, largest first; empty for all.
@@ -34,7 +35,7 @@ class Placement:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     layers: tuple[Literal["conv", "linear"], ...] = ()
-    kernel_sizes: tuple[Annotated[int, Field(ge=1)], ...] = (3,)
+    kernel_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     stages: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -53,6 +54,7 @@ def choose(
     seen: Mapping[str, Seen],
     *,
     kinds: Sequence[str],
+    kernel_sizes: Sequence[int],
     fits: Callable[[Site], bool],
 ) -> list[Site]:
     """The sites that get a branch, in their order.
@@ -62,16 +64,18 @@ def choose(
         sites: of the backbone, its head left out.
         seen: what passes through each.
         kinds: the kinds of layer the adapter is made for.
+        kernel_sizes: and the square kernels; empty for any kernel.
         fits: whether the adapter can sit at a site.
 
     Raises:
         AttachError: a glob or stage matches nothing.
     """
+    kernels = placement.kernel_sizes or kernel_sizes
     wanted = set(placement.layers or kinds) & set(kinds)
     able = [
         site
         for site in sites
-        if site.kind in wanted and seen[site.name].by_image and fits(site) and _has_kernel(placement, site)
+        if site.kind in wanted and seen[site.name].by_image and fits(site) and _has_kernel(site, kernels)
     ]
     for glob in (*placement.include, *placement.exclude, *placement.sizes):
         if able and not any(fnmatchcase(site.name, glob) for site in able):
@@ -98,6 +102,6 @@ def choose(
     return chosen[-placement.last :] if placement.last else chosen
 
 
-def _has_kernel(placement: Placement, site: Site) -> bool:
+def _has_kernel(site: Site, kernels: Sequence[int]) -> bool:
     height, width = site.kernel_size
-    return site.kind == "linear" or (height == width and height in placement.kernel_sizes)
+    return site.kind == "linear" or not kernels or (height == width and height in kernels)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,14 @@ BuildBackbone = Callable[[int, torch.Generator], Backbone]
 
 The generator draws what is not loaded: the head, and all weights where nothing is pretrained.
 """
+
+
+@contextmanager
+def drawn_from(generator: torch.Generator) -> Iterator[None]:
+    """Lets libraries that draw from torch's global generator draw from `generator`, and leaves no trace."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        yield
 
 
 def finish(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import torch
 from pydantic import Field
 
-from fedadapt.backbones.backbone import Backbone, BuildBackbone, finish
+from fedadapt.backbones.backbone import Backbone, BuildBackbone, drawn_from, finish
 from fedadapt.backbones.weights import Moments, load_weights, locate
 from fedadapt.errors import BackboneError
 from fedadapt.registry import register
@@ -38,11 +38,9 @@ def timm(
         if not library.is_model(model.split(".")[0]):
             close = difflib.get_close_matches(model, library.list_models(), n=5)
             raise BackboneError(f"timm has no model {model!r}; near: {', '.join(close) or 'none'}")
-        # timm draws initial weights from torch's global generator; keep ours independent of it and it of ours.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
-            fixed = library.get_pretrained_cfg_value(model, "fixed_input_size")
-            sized: dict[str, Any] = {"img_size": image_size} if image_size and fixed else {}
+        fixed = library.get_pretrained_cfg_value(model, "fixed_input_size")
+        sized: dict[str, Any] = {"img_size": image_size} if image_size and fixed else {}
+        with drawn_from(generator):
             try:
                 module = library.create_model(model, pretrained=pretrained and weights is None, **sized)
             except Exception as error:
