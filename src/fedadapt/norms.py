@@ -31,11 +31,13 @@ class NormPolicy:
         moving: whether training uses the statistics of each batch and moves the running ones; otherwise the
             pretrained statistics are used in training too, and samples do not interact.
         kept: the norm groups that each client keeps to itself.
+        pooled: whether moving variances are held as moments whose mean over clients is exact.
     """
 
     name: str
     moving: bool
     kept: frozenset[Group]
+    pooled: bool = False
 
 
 @register("norm policy", "frozen")
@@ -62,6 +64,22 @@ def averaged() -> NormPolicy:
     normalises wrongly where clients differ.
     """
     return NormPolicy("averaged", moving=True, kept=frozenset())
+
+
+@register("norm policy", "pooled")
+def pooled() -> NormPolicy:
+    """Statistics move and are pooled exactly: the server's are those of all clients' samples together.
+
+    ``mean = sum_k p_k mean_k`` and ``var = sum_k p_k (var_k + (mean_k - mean)^2)``, p_k the clients' shares of
+    the samples (law of total variance). What is held, sent and averaged in place of the variance is the second
+    moment about the pretrained mean m, ``square_k = var_k + (mean_k - m)^2``: m is the same for all, so the mean
+    of the squares is the square of the whole, and ``var = square - (mean - m)^2``. The same law joins the
+    batches of one client. Any algorithm that averages is exact; as many bytes travel as under `averaged`.
+
+    Differs: torch's running variance is a mean of batch variances with Bessel's correction; this one has no
+        correction and includes the variance between batches.
+    """
+    return NormPolicy("pooled", moving=True, kept=frozenset(), pooled=True)
 
 
 class Pass:
@@ -91,12 +109,15 @@ class ClientBatchNorm(nn.Module):
         norm: the batch norm to stand in for; if it fuses an activation (timm's ``BatchNormAct2d``), that stays.
         moving: see `NormPolicy`.
         pass_: shared with the model.
+        pooled: see `NormPolicy`; ``running_square`` then stands for ``running_var``.
     """
 
     running_mean: Tensor
     running_var: Tensor
+    running_square: Tensor
+    origin: Tensor
 
-    def __init__(self, norm: _BatchNorm, *, moving: bool, pass_: Pass) -> None:
+    def __init__(self, norm: _BatchNorm, *, moving: bool, pass_: Pass, pooled: bool = False) -> None:
         super().__init__()
         count = norm.num_features
         weight = norm.weight if norm.affine else torch.ones(count)
@@ -106,7 +127,11 @@ class ClientBatchNorm(nn.Module):
         mean = torch.zeros(count) if norm.running_mean is None else norm.running_mean.clone()
         var = torch.ones(count) if norm.running_var is None else norm.running_var.clone()
         self.register_buffer("running_mean", mean[None] if moving else mean)
-        self.register_buffer("running_var", var[None] if moving else var)
+        # About its own mean, the second moment is the variance: the start is the same to the bit.
+        self.register_buffer("running_square" if pooled else "running_var", var[None] if moving else var)
+        if pooled:
+            self.register_buffer("origin", mean.clone())
+        self.pooled = pooled
         self.eps = norm.eps
         self.momentum = 0.1 if norm.momentum is None else norm.momentum
         self.moving = moving
@@ -121,7 +146,7 @@ class ClientBatchNorm(nn.Module):
         if self.moving and self.pass_.training:
             mean, var = self._batch_statistics(by_client)
         else:
-            mean, var = self.running_mean, self.running_var
+            mean, var = self.running_mean, self.variance(self.running_mean)
         scale = self.weight * torch.rsqrt(var + self.eps)
         shift = self.bias - mean * scale
         wide = (-1, 1, x.shape[1], *(1 for _ in x.shape[2:]))
@@ -129,6 +154,14 @@ class ClientBatchNorm(nn.Module):
         for module in self.after:
             y = module(y)
         return y
+
+    def variance(self, mean: Tensor, square: Tensor | None = None) -> Tensor:
+        """The variance that goes with a running mean, of the norm's own running tensor or of another."""
+        if not self.pooled:
+            return self.running_var if square is None else square
+        return ((self.running_square if square is None else square) - (mean - self.origin).square()).clamp(
+            min=0
+        )
 
     def _batch_statistics(self, x: Float[Tensor, "K B C ..."]) -> tuple[Tensor, Tensor]:
         clients, samples, channels, *sides = x.shape
@@ -143,13 +176,16 @@ class ClientBatchNorm(nn.Module):
         spread = (values - mean.view(clients, 1, channels, *ones)).square() * weight
         var = spread.sum(over) / count.clamp(min=1)
         with torch.no_grad():
-            unbiased = var * count / (count - 1).clamp(min=1)
-            rate = torch.where(count > 0, self.momentum, 0.0)
-            self.running_mean.lerp_(mean, rate.expand_as(mean))
-            self.running_var.lerp_(unbiased, rate.expand_as(var))
+            rate = torch.where(count > 0, self.momentum, 0.0).expand_as(mean)
+            self.running_mean.lerp_(mean, rate)
+            if self.pooled:
+                self.running_square.lerp_(var + (mean - self.origin).square(), rate)
+            else:
+                self.running_var.lerp_(var * count / (count - 1).clamp(min=1), rate)
         # A client that is out of steps has no samples to take statistics of; zeros would blow up what is masked.
         real = count > 0
-        return torch.where(real, mean, self.running_mean), torch.where(real, var, self.running_var)
+        resting = self.variance(self.running_mean)
+        return torch.where(real, mean, self.running_mean), torch.where(real, var, resting)
 
 
 class ClientNorm(nn.Module):

@@ -23,6 +23,7 @@ ROOMS = {
     "backbone": "fedadapt.backbones",
     "adapter": "fedadapt.adapters",
     "norm policy": "fedadapt.norms",
+    "head policy": "fedadapt.adapters.heads",
     "source": "fedadapt.data.sources",
     "partition": "fedadapt.data.partitions",
     "algorithm": "fedadapt.algorithms",

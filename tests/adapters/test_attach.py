@@ -56,7 +56,7 @@ def test_timm_networks_start_unchanged(model):
     assert float(expected.std()) > 0
 
 
-@pytest.mark.parametrize("norms", ["frozen", "local", "averaged"])
+@pytest.mark.parametrize("norms", ["frozen", "local", "averaged", "pooled"])
 def test_round_zero_is_the_pretrained_network(norms):
     """At the start every client's logits are the backbone's, for several clients at once."""
     backbone = tiny_backbone()
@@ -105,7 +105,7 @@ def test_attaching_and_training_leave_the_backbone_alone(adapter, norms):
 
 def test_only_moving_norms_move_and_only_in_training():
     """Running statistics change in a training pass under a moving policy, and never otherwise."""
-    for norms in ("frozen", "local", "averaged"):
+    for norms in ("frozen", "local", "averaged", "pooled"):
         model = tiny_model("norm_head", norms)
         for training in (False, True):
             params = expand(model.start, 2)

@@ -18,7 +18,7 @@ from fedadapt.registry import create
 
 
 @pytest.mark.parametrize("adapter", ["parallel", "norm_head", "head", "full"])
-@pytest.mark.parametrize("norms", ["frozen", "local", "averaged"])
+@pytest.mark.parametrize("norms", ["frozen", "local", "averaged", "pooled"])
 def test_merged_equals_unmerged(adapter, norms):
     """Outputs agree within 1e-5 of the largest, and the merged network has the backbone's own modules."""
     model = tiny_model(adapter, norms)

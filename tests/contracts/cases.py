@@ -108,7 +108,7 @@ def client_indices(sizes=SIZES):
 
 def tiny_wire(model, codec="float32"):
     """The wire of a model."""
-    return Wire(make_plan(model, model.policy.kept, {}), create("codec", codec), model.backbone.digest)
+    return Wire(make_plan(model, model.kept, {}), create("codec", codec), model.backbone.digest)
 
 
 def tiny_party(model, *, sizes=SIZES, memory=None, **train):

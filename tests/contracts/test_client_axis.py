@@ -55,6 +55,7 @@ FAMILY = {"low_rank": {"rank": 2}, "seeded": {"rank": 2}, "lora": {"rank": 2}, "
 FAMILY["bottleneck"] = {"rank": 2, "sites": {"layers": ("conv",)}}
 """Options under which an adapter is not a full matrix at the tiny network's channels."""
 EVERY_WAY = list(product(OPTIMISERS, ["parallel", "norm_head", "head"], ["frozen", "local", "averaged"]))
+EVERY_WAY.append(("sgd", "parallel", "pooled"))
 ONE_WAY = [("clipped", name, "frozen") for name in names("adapter") if name != "full"]
 
 
@@ -81,7 +82,7 @@ def test_any_number_of_clients_gives_each_what_it_gets_alone(optimiser, adapter,
                 assert difference <= 1e-4 * max(largest, moved) + 1e-9, (together, client, name)
 
 
-@pytest.mark.parametrize("norms", ["frozen", "local", "averaged"])
+@pytest.mark.parametrize("norms", ["frozen", "local", "averaged", "pooled"])
 def test_every_changing_tensor_changes(norms):
     """The law is not kept by standing still: training moves all tensors that it should move."""
     model = tiny_model("parallel", norms)
@@ -96,7 +97,7 @@ def test_full_fine_tuning_holds_one_client(norms):
     assert tiny_model("parallel", norms).max_clients is None
 
 
-@pytest.mark.parametrize("norms", ["local", "averaged"])
+@pytest.mark.parametrize("norms", ["local", "averaged", "pooled"])
 def test_a_resting_client_stays_finite_in_a_deep_network(norms):
     """With nothing to take statistics of, a client that is out of steps normalises with its running ones."""
     generator = torch.Generator().manual_seed(0)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedadapt.adapters.adapter import Adapter
+from fedadapt.adapters.heads import HeadPolicy, trained_head
 from fedadapt.adapters.placement import choose
 from fedadapt.adapters.probe import noise, probe
 from fedadapt.adapters.sites import Site, find_sites, shared_modules
@@ -29,21 +30,6 @@ NORM_TYPES = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 CLIENT_NORMS = (ClientBatchNorm, ClientNorm)
 
 
-class ClientLinear(nn.Module):
-    """The head: one linear layer for each client, ``[K*B, C]`` to ``[K*B, D]``."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        bias = torch.zeros(linear.out_features) if linear.bias is None else linear.bias
-        self.weight = nn.Parameter(linear.weight.detach().clone()[None], requires_grad=False)
-        self.bias = nn.Parameter(bias.detach().clone()[None], requires_grad=False)
-
-    def forward(self, x: Float[Tensor, "N C"]) -> Float[Tensor, "N D"]:
-        by_client = x.unflatten(0, (self.weight.shape[0], -1))
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        return torch.baddbmm(bias[:, None], by_client, weight.transpose(1, 2)).flatten(0, 1)
-
-
 class AdaptedModel:
     """A frozen backbone with an adapter, called with the tensors of K clients.
 
@@ -51,6 +37,7 @@ class AdaptedModel:
         backbone: what it was made from, untouched.
         adapter: what is trained.
         policy: what happens to norms.
+        head: what happens to the head.
         seed: what the branches' fixed and initial values follow from.
         sites: where branches sit.
         groups: the group of every tensor of the model.
@@ -59,8 +46,16 @@ class AdaptedModel:
         moving: names of the latter.
     """
 
-    def __init__(self, backbone: Backbone, adapter: Adapter, policy: NormPolicy, seed: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: Adapter,
+        policy: NormPolicy,
+        seed: int,
+        head: HeadPolicy | None = None,
+    ) -> None:
         self.backbone, self.adapter, self.policy, self.seed = backbone, adapter, policy, seed
+        self.head = head or trained_head()
         self._pass = Pass()
         # The copy shares every tensor with the backbone; only the module objects are new.
         shared = [*backbone.module.parameters(), *backbone.module.buffers()]
@@ -75,16 +70,24 @@ class AdaptedModel:
         self._replace_norms_and_head()
         self._name_groups()
         trained = [n for n, _ in self.module.named_parameters() if self._is_trained(n)]
-        if policy.moving:
-            self.moving = [n for n, g in self.groups.items() if g is Group.NORM_STATISTICS]
-        else:
-            self.moving = []
+        self.moving = [
+            f"{prefix}.{name}"
+            for prefix, module in self.module.named_modules()
+            if isinstance(module, ClientBatchNorm) and module.moving
+            for name, _ in module.named_buffers()
+            if name.startswith("running_")
+        ]
         tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
         self._plain = {n for n in trained if self.groups[n] is Group.BACKBONE}
         self.start: Params = {
             n: (tensors[n].detach() if n in self._plain else tensors[n].detach()[0]).clone()
             for n in [*trained, *self.moving]
         }
+        if not trained:
+            raise AttachError(
+                f"adapter {adapter.name!r} with head {self.head.name!r} trains nothing on backbone {backbone.name!r}; train "
+                "the head, or choose another adapter"
+            )
         self.dtype = torch.float32
         self._try_out()
 
@@ -99,16 +102,19 @@ class AdaptedModel:
         return self.backbone.num_parameters
 
     @property
+    def kept(self) -> frozenset[Group]:
+        """The groups that each client keeps to itself."""
+        return self.policy.kept | self.head.kept
+
+    @property
     def digest(self) -> str:
         """Hexadecimal SHA-256 over all that is frozen: the backbone, and what branches do not train.
 
         Two parties with the same digest and the same tensors compute the same.
         """
-        fixed = [
-            (name, tensor)
-            for name, tensor in self.module.named_buffers()
-            if self.groups[name] is Group.ADAPTER
-        ]
+        tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
+        own = (Group.ADAPTER, Group.HEAD)
+        fixed = [(n, t) for n, t in tensors if self.groups[n] in own and n not in self.start]
         if not fixed:
             return self.backbone.digest
         digest = hashlib.sha256(self.backbone.digest.encode())
@@ -181,7 +187,7 @@ class AdaptedModel:
         group = self.groups[name]
         if group is Group.NORM_AFFINE and name.rpartition(".")[2] not in self.adapter.norm_tensors:
             return False
-        return group in self.adapter.trains
+        return group in self.adapter.trains and not (group is Group.HEAD and self.head.build is None)
 
     def _place_branches(self, found: list[Site]) -> list[Site]:
         branches = self.adapter.branches
@@ -230,10 +236,11 @@ class AdaptedModel:
             if client_norm is not None:
                 self._refuse_shared(name)
                 self.module.set_submodule(name, client_norm)
-        if Group.HEAD in self.adapter.trains:
+        if Group.HEAD in self.adapter.trains and self.head.build is not None:
             self._refuse_shared(self.backbone.head)
             head = cast("nn.Linear", self.module.get_submodule(self.backbone.head))
-            self.module.set_submodule(self.backbone.head, ClientLinear(head))
+            generator = Seeds(self.seed).torch("head")
+            self.module.set_submodule(self.backbone.head, self.head.build(head, generator))
 
     def _client_norm(self, name: str, norm: nn.Module) -> nn.Module | None:
         """What takes a norm's place; None if it stays, since nothing of it changes."""
@@ -241,7 +248,9 @@ class AdaptedModel:
         if isinstance(norm, _BatchNorm):
             if not (trained or self.policy.moving):
                 return None
-            return ClientBatchNorm(norm, moving=self.policy.moving, pass_=self._pass)
+            return ClientBatchNorm(
+                norm, moving=self.policy.moving, pass_=self._pass, pooled=self.policy.pooled
+            )
         if not trained or getattr(norm, "weight", None) is None:
             return None
         axis = affine_axis(norm, self._seen[name].shape)
@@ -257,14 +266,14 @@ class AdaptedModel:
             for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
                 full = f"{prefix}.{name}" if prefix else name
                 if isinstance(module, (*NORM_TYPES, *CLIENT_NORMS)):
-                    running = name.startswith("running_") or name == "num_batches_tracked"
+                    running = name.startswith("running_") or name in ("num_batches_tracked", "origin")
                     trained = Group.NORM_AFFINE in self.adapter.trains and not isinstance(
                         module, CLIENT_NORMS
                     )
                     # A norm that no image passes through has no place for clients: it counts as the backbone.
                     affine = Group.BACKBONE if trained else Group.NORM_AFFINE
                     self.groups[full] = Group.NORM_STATISTICS if running else affine
-                elif prefix == self.backbone.head:
+                elif prefix == self.backbone.head or prefix.startswith(f"{self.backbone.head}."):
                     self.groups[full] = Group.HEAD
                 elif any(prefix.startswith(f"{site.name}.adapter") for site in self.sites):
                     self.groups[full] = Group.ADAPTER
@@ -273,7 +282,11 @@ class AdaptedModel:
 
 
 def attach(
-    backbone: Backbone, adapter: Adapter, policy: NormPolicy, generator: torch.Generator
+    backbone: Backbone,
+    adapter: Adapter,
+    policy: NormPolicy,
+    generator: torch.Generator,
+    head: HeadPolicy | None = None,
 ) -> AdaptedModel:
     """Puts `adapter` onto `backbone` without changing the backbone.
 
@@ -282,6 +295,7 @@ def attach(
         adapter: what to train.
         policy: what to do with norms.
         generator: gives the seed of the branches; one number is drawn, whatever the adapter.
+        head: what to do with the head; None to train and share it.
 
     Raises:
         AttachError: the backbone cannot be run, or has no site that the adapter fits.
@@ -294,4 +308,5 @@ def attach(
         >>> len(model.sites)
         19
     """
-    return AdaptedModel(backbone, adapter, policy, int(torch.randint(2**62, (1,), generator=generator)))
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    return AdaptedModel(backbone, adapter, policy, seed, head)

@@ -9,9 +9,11 @@ from torch import nn
 
 from fedadapt.adapters.adapter import Fold
 from fedadapt.adapters.attach import AdaptedModel
+from fedadapt.adapters.heads import LowRankHead
 from fedadapt.adapters.probe import noise
 from fedadapt.adapters.sites import Site, tied_parameters
 from fedadapt.errors import AttachError
+from fedadapt.norms import ClientBatchNorm
 from fedadapt.params import Params
 
 TOLERANCE = 1e-5
@@ -34,7 +36,8 @@ def merge(model: AdaptedModel, params: Params) -> nn.Module:
     """
     plain = copy.deepcopy(model.backbone.module).cpu().float()
     # Made anew in fp32: what branches do not train was rounded if the model computes in another type.
-    exact = AdaptedModel(model.backbone, model.adapter, model.policy, model.seed).to("cpu", torch.float32)
+    exact = AdaptedModel(model.backbone, model.adapter, model.policy, model.seed, model.head)
+    exact.to("cpu", torch.float32)
     state = plain.state_dict()
     values = {name: tensor.detach().cpu() for name, tensor in params.items()}
     with torch.no_grad():
@@ -50,6 +53,14 @@ def merge(model: AdaptedModel, params: Params) -> nn.Module:
         for name, tensor in values.items():
             if name in state:
                 state[name].copy_(tensor)
+        for name, module in exact.module.named_modules():
+            if isinstance(module, ClientBatchNorm) and module.pooled:
+                moments = (values[f"{name}.{moment}"] for moment in ("running_mean", "running_square"))
+                state[f"{name}.running_var"].copy_(module.variance(*moments))
+        if isinstance(head := exact.module.get_submodule(model.backbone.head), LowRankHead):
+            prefix = f"{model.backbone.head}."
+            own = {n.removeprefix(prefix): t for n, t in values.items() if n.startswith(prefix)}
+            state[f"{prefix}weight"].copy_(head.base + own["up"] @ own["down"])
     _verify(exact, values, plain)
     return plain
 

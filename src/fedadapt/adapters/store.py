@@ -28,6 +28,7 @@ def save_adapter(model: AdaptedModel, params: Params, path: Path) -> None:
         "norms": model.policy.name,
         "backbone": model.backbone.name,
         "backbone_digest": model.backbone.digest,
+        "head": model.head.name,
         "seed": model.seed,
         "digest": model.digest,
         "sites": [site.describe() for site in model.sites],

@@ -133,6 +133,7 @@ def build(config: RunConfig) -> Experiment:
     seeds = Seeds(config.seed)
     policy = config.norms.create("norm policy")
     adapter = config.adapter.create("adapter")
+    head = config.head.create("head policy")
     algorithm = config.algorithm.create("algorithm")
     codec = config.codec.create("codec")
     build_backbone = config.backbone.create("backbone")
@@ -145,13 +146,13 @@ def build(config: RunConfig) -> Experiment:
         raise ConfigError(
             f"backbone {backbone.name!r} takes images with {len(mean)} channels, data set {dataset.name!r} has {channels}"
         )
-    model = attach(backbone, adapter, policy, seeds.torch("adapter"))
+    model = attach(backbone, adapter, policy, seeds.torch("adapter"), head)
     still = dict.fromkeys(Group, 0)
     named = dict(model.module.named_parameters()) | dict(model.module.named_buffers())
     for name, tensor in named.items():
         if name not in model.start and not name.endswith("num_batches_tracked"):
             still[model.groups[name]] += tensor.numel()
-    plan = make_plan(model, policy.kept, still)
+    plan = make_plan(model, model.kept, still)
     model.to(device, config.train.dtype)
     wire = Wire(plan, codec, model.digest)
     return Experiment(
