@@ -32,7 +32,8 @@ def test_an_unknown_name_lists_the_known_and_the_closest():
     [
         ("adapter", "parallel", {"innit": "zero"}, "did you mean 'init'?"),
         ("adapter", "parallel", {"init": "random"}, "'init' is 'random'"),
-        ("adapter", "parallel", {"kernel_sizes": (1,)}, "greater than or equal to 3"),
+        ("adapter", "parallel", {"sites": {"kernel_sizes": (0,)}}, "greater than or equal to 1"),
+        ("adapter", "parallel", {"sites": {"lasst": 3}}, "did you mean 'sites.last'?"),
         ("backbone", "resnet20", {"width": 0}, "greater than 0"),
         ("backbone", "timm", {}, "'model' is required"),
         ("codec", "float32", {"bits": 8}, "allowed: none"),

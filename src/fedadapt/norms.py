@@ -1,4 +1,4 @@
-"""Norm policies, and batch norm on the client axis.
+"""Norm policies, and norms on the client axis.
 
 Averaging networks with batch norm goes wrong in well-known ways: statistics drift apart under skewed labels,
 averaged variances miss the variance between clients, counters become fractions. A policy says outright what
@@ -8,11 +8,15 @@ variance). ``num_batches_tracked`` does not exist here: it never trains, never t
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedadapt.params import Group
 from fedadapt.registry import register
@@ -27,11 +31,13 @@ class NormPolicy:
         moving: whether training uses the statistics of each batch and moves the running ones; otherwise the
             pretrained statistics are used in training too, and samples do not interact.
         kept: the norm groups that each client keeps to itself.
+        pooled: whether moving variances are held as moments whose mean over clients is exact.
     """
 
     name: str
     moving: bool
     kept: frozenset[Group]
+    pooled: bool = False
 
 
 @register("norm policy", "frozen")
@@ -58,6 +64,22 @@ def averaged() -> NormPolicy:
     normalises wrongly where clients differ.
     """
     return NormPolicy("averaged", moving=True, kept=frozenset())
+
+
+@register("norm policy", "pooled")
+def pooled() -> NormPolicy:
+    """Statistics move and are pooled exactly: the server's are those of all clients' samples together.
+
+    ``mean = sum_k p_k mean_k`` and ``var = sum_k p_k (var_k + (mean_k - mean)^2)``, p_k the clients' shares of
+    the samples (law of total variance). What is held, sent and averaged in place of the variance is the second
+    moment about the pretrained mean m, ``square_k = var_k + (mean_k - m)^2``: m is the same for all, so the mean
+    of the squares is the square of the whole, and ``var = square - (mean - m)^2``. The same law joins the
+    batches of one client. Any algorithm that averages is exact; as many bytes travel as under `averaged`.
+
+    Differs: torch's running variance is a mean of batch variances with Bessel's correction; this one has no
+        correction and includes the variance between batches.
+    """
+    return NormPolicy("pooled", moving=True, kept=frozenset(), pooled=True)
 
 
 class Pass:
@@ -87,12 +109,15 @@ class ClientBatchNorm(nn.Module):
         norm: the batch norm to stand in for; if it fuses an activation (timm's ``BatchNormAct2d``), that stays.
         moving: see `NormPolicy`.
         pass_: shared with the model.
+        pooled: see `NormPolicy`; ``running_square`` then stands for ``running_var``.
     """
 
     running_mean: Tensor
     running_var: Tensor
+    running_square: Tensor
+    origin: Tensor
 
-    def __init__(self, norm: nn.BatchNorm2d, *, moving: bool, pass_: Pass) -> None:
+    def __init__(self, norm: _BatchNorm, *, moving: bool, pass_: Pass, pooled: bool = False) -> None:
         super().__init__()
         count = norm.num_features
         weight = norm.weight if norm.affine else torch.ones(count)
@@ -102,47 +127,147 @@ class ClientBatchNorm(nn.Module):
         mean = torch.zeros(count) if norm.running_mean is None else norm.running_mean.clone()
         var = torch.ones(count) if norm.running_var is None else norm.running_var.clone()
         self.register_buffer("running_mean", mean[None] if moving else mean)
-        self.register_buffer("running_var", var[None] if moving else var)
+        # About its own mean, the second moment is the variance: the start is the same to the bit.
+        self.register_buffer("running_square" if pooled else "running_var", var[None] if moving else var)
+        if pooled:
+            self.register_buffer("origin", mean.clone())
+        self.pooled = pooled
         self.eps = norm.eps
         self.momentum = 0.1 if norm.momentum is None else norm.momentum
         self.moving = moving
         self.pass_ = pass_
-        # timm's fused norms apply these two after the norm; a plain batch norm has neither.
-        self.after = [m for m in (getattr(norm, "drop", None), getattr(norm, "act", None)) if m is not None]
+        self.after = fused(norm)
 
-    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-        # An affine that is not trained keeps a client axis of 1, whatever the statistics have.
-        clients = max(self.weight.shape[0], self.running_mean.shape[0] if self.moving else 1)
+    def forward(self, x: Float[Tensor, "N C ..."]) -> Float[Tensor, "N C ..."]:
+        # What is not trained keeps a client axis of 1, whatever the rest has.
+        moved = self.running_mean.shape[0] if self.moving else 1
+        clients = max(self.weight.shape[0], self.bias.shape[0], moved)
         by_client = x.unflatten(0, (clients, -1))
         if self.moving and self.pass_.training:
             mean, var = self._batch_statistics(by_client)
         else:
-            mean, var = self.running_mean, self.running_var
+            mean, var = self.running_mean, self.variance(self.running_mean)
         scale = self.weight * torch.rsqrt(var + self.eps)
         shift = self.bias - mean * scale
-        y = torch.addcmul(
-            shift.to(x.dtype)[:, None, :, None, None], by_client, scale.to(x.dtype)[:, None, :, None, None]
-        ).flatten(0, 1)
+        wide = (-1, 1, x.shape[1], *(1 for _ in x.shape[2:]))
+        y = torch.addcmul(shift.to(x.dtype).view(wide), by_client, scale.to(x.dtype).view(wide)).flatten(0, 1)
         for module in self.after:
             y = module(y)
         return y
 
-    def _batch_statistics(self, x: Float[Tensor, "K B C H W"]) -> tuple[Tensor, Tensor]:
-        clients, samples, _, height, width = x.shape
+    def variance(self, mean: Tensor, square: Tensor | None = None) -> Tensor:
+        """The variance that goes with a running mean, of the norm's own running tensor or of another."""
+        if not self.pooled:
+            return self.running_var if square is None else square
+        return ((self.running_square if square is None else square) - (mean - self.origin).square()).clamp(
+            min=0
+        )
+
+    def _batch_statistics(self, x: Float[Tensor, "K B C ..."]) -> tuple[Tensor, Tensor]:
+        clients, samples, channels, *sides = x.shape
+        over, ones = (1, *range(3, x.ndim)), [1 for _ in sides]
         mask = self.pass_.mask
         if mask is None:
             mask = torch.ones(clients, samples, dtype=torch.bool, device=x.device)
-        weight = mask[:, :, None, None, None].to(torch.float32)
-        count = mask.sum(1, keepdim=True) * float(height * width)
+        weight = mask.view(clients, samples, 1, *ones).to(torch.float32)
+        count = mask.sum(1, keepdim=True) * float(math.prod(sides))
         values = x.float()
-        mean = (values * weight).sum((1, 3, 4)) / count.clamp(min=1)
-        spread = (values - mean[:, None, :, None, None]).square() * weight
-        var = spread.sum((1, 3, 4)) / count.clamp(min=1)
+        mean = (values * weight).sum(over) / count.clamp(min=1)
+        spread = (values - mean.view(clients, 1, channels, *ones)).square() * weight
+        var = spread.sum(over) / count.clamp(min=1)
         with torch.no_grad():
-            unbiased = var * count / (count - 1).clamp(min=1)
-            rate = torch.where(count > 0, self.momentum, 0.0)
-            self.running_mean.lerp_(mean, rate.expand_as(mean))
-            self.running_var.lerp_(unbiased, rate.expand_as(var))
+            rate = torch.where(count > 0, self.momentum, 0.0).expand_as(mean)
+            self.running_mean.lerp_(mean, rate)
+            if self.pooled:
+                self.running_square.lerp_(var + (mean - self.origin).square(), rate)
+            else:
+                self.running_var.lerp_(var * count / (count - 1).clamp(min=1), rate)
         # A client that is out of steps has no samples to take statistics of; zeros would blow up what is masked.
         real = count > 0
-        return torch.where(real, mean, self.running_mean), torch.where(real, var, self.running_var)
+        resting = self.variance(self.running_mean)
+        return torch.where(real, mean, self.running_mean), torch.where(real, var, resting)
+
+
+class ClientNorm(nn.Module):
+    """A layer or group norm whose affine carries a client axis: ``y = norm(x) * weight_k + bias_k``.
+
+    Such norms have no statistics of their own and treat every sample by itself, so no policy concerns them.
+
+    Args:
+        norm: the norm to stand in for; if it fuses an activation, that stays.
+        axis: along which its affine lies, see `affine_axis`.
+    """
+
+    def __init__(self, norm: nn.Module, axis: int) -> None:
+        super().__init__()
+        self.base = bare(norm)
+        self.axis = axis
+        for name in ("weight", "bias"):
+            own = getattr(norm, name, None)
+            self.register_parameter(
+                name, None if own is None else nn.Parameter(own.detach().clone()[None], requires_grad=False)
+            )
+        self.after = fused(norm)
+
+    def forward(self, x: Float[Tensor, "N ..."]) -> Float[Tensor, "N ..."]:
+        y = self.base(x)
+        wide = [1 for _ in range(y.ndim + 1)]
+        wide[0] = wide[self.axis + 1] = -1
+        for name, apply in (("weight", torch.mul), ("bias", torch.add)):
+            own = getattr(self, name)
+            if own is not None:
+                wide[self.axis + 1] = own.shape[1]
+                by_client = y.unflatten(0, (own.shape[0], -1))
+                y = apply(by_client, own.to(y.dtype).view(wide)).flatten(0, 1)
+        for module in self.after:
+            y = module(y)
+        return y
+
+
+def fused(norm: nn.Module) -> list[Callable[[Tensor], Tensor]]:
+    """What a norm applies after its affine: timm's fused norms have a ``drop`` and an ``act``, others nothing."""
+    return [m for m in (getattr(norm, "drop", None), getattr(norm, "act", None)) if m is not None]
+
+
+def bare(norm: nn.Module) -> nn.Module:
+    """A copy of a norm without its affine and without what it fuses."""
+    copied = copy.deepcopy(norm)
+    for name in ("weight", "bias"):
+        if name in dict(copied.named_parameters(recurse=False)):
+            copied.register_parameter(name, None)
+    for name in ("drop", "act"):
+        if getattr(copied, name, None) is not None:
+            setattr(copied, name, nn.Identity())
+    return copied
+
+
+def affine_axis(norm: nn.Module, shape: tuple[int, ...]) -> int | None:
+    """The axis along which a norm's affine lies, found by trying it out; None if it does something else.
+
+    A norm over channels may have them first or last, whatever it is derived from.
+
+    Args:
+        norm: with a weight.
+        shape: of an input.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator)
+    trial = bare(norm).float().cpu()
+    own = {n: torch.randn(p.shape, generator=generator) for n, p in norm.named_parameters(recurse=False)}
+    with torch.no_grad():
+        try:
+            plain = trial(x)
+            for name, tensor in own.items():
+                trial.register_parameter(name, nn.Parameter(tensor))
+            scaled = trial(x)
+        except (RuntimeError, TypeError, ValueError, AttributeError):
+            return None
+        for axis in (1, len(shape) - 1):
+            wide = [1 for _ in shape]
+            wide[axis] = -1
+            if own["weight"].ndim == 1 and own["weight"].numel() == shape[axis]:
+                expected = plain * own["weight"].view(wide)
+                expected = expected + own["bias"].view(wide) if "bias" in own else expected
+                if torch.allclose(scaled, expected, rtol=1e-4, atol=1e-4):
+                    return axis
+    return None

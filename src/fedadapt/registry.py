@@ -7,6 +7,7 @@ for, so a new file in a room is all that a new name takes.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import inspect
@@ -22,6 +23,7 @@ ROOMS = {
     "backbone": "fedadapt.backbones",
     "adapter": "fedadapt.adapters",
     "norm policy": "fedadapt.norms",
+    "head policy": "fedadapt.adapters.heads",
     "source": "fedadapt.data.sources",
     "partition": "fedadapt.data.partitions",
     "algorithm": "fedadapt.algorithms",
@@ -64,11 +66,15 @@ def describe(kind: str, name: str) -> tuple[str, dict[str, str]]:
     """The first line of a factory's docstring, and its options with their defaults as text."""
     factory = find(kind, name)
     summary = (inspect.getdoc(factory) or "").split("\n", 1)[0]
-    options = {
-        parameter.name: "required" if parameter.default is parameter.empty else repr(parameter.default)
-        for parameter in inspect.signature(factory).parameters.values()
-        if parameter.kind is not parameter.VAR_KEYWORD
-    }
+    options: dict[str, str] = {}
+    for parameter in inspect.signature(factory).parameters.values():
+        default = parameter.default
+        if dataclasses.is_dataclass(default):
+            # Options that several factories share are one value; users set its fields.
+            for field in dataclasses.fields(default):
+                options[f"{parameter.name}.{field.name}"] = repr(getattr(default, field.name))
+        elif parameter.kind is not parameter.VAR_KEYWORD:
+            options[parameter.name] = "required" if default is parameter.empty else repr(default)
     return summary, options
 
 
@@ -105,7 +111,9 @@ def first_problem(error: ValidationError, allowed: Mapping[str, str]) -> str:
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        close = difflib.get_close_matches(key.split(".")[-1], allowed, n=1)
+        close = difflib.get_close_matches(key, allowed, n=1) or difflib.get_close_matches(
+            key.split(".")[-1], allowed, n=1
+        )
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed) or 'none'})"
     if problem["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):

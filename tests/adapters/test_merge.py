@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedadapt.adapters import attach, merge
+from fedadapt.adapters.hosts import into_centre
 from fedadapt.errors import AttachError
 from fedadapt.params import weighted_mean
 from fedadapt.registry import create
 
 
 @pytest.mark.parametrize("adapter", ["parallel", "norm_head", "head", "full"])
-@pytest.mark.parametrize("norms", ["frozen", "local", "averaged"])
+@pytest.mark.parametrize("norms", ["frozen", "local", "averaged", "pooled"])
 def test_merged_equals_unmerged(adapter, norms):
     """Outputs agree within 1e-5 of the largest, and the merged network has the backbone's own modules."""
     model = tiny_model(adapter, norms)
@@ -34,8 +35,10 @@ def test_merged_equals_unmerged(adapter, norms):
 def test_grouped_and_depthwise_kernels_merge(network):
     """The branch of a grouped convolution goes into its centre tap as well."""
     generator = torch.Generator().manual_seed(0)
-    backbone = create("backbone", "timm", {"model": network, "pretrained": False})(4, generator)
-    adapter = create("adapter", "parallel", {"kernel_sizes": (3, 5)})
+    backbone = create("backbone", "timm", {"model": network, "pretrained": False, "image_size": 48})(
+        4, generator
+    )
+    adapter = create("adapter", "parallel", {"sites": {"kernel_sizes": (3, 5)}})
     model = attach(backbone, adapter, create("norm policy", "frozen"), generator)
     assert any(site.module.groups > 1 for site in model.sites)
     merge(model, jiggle(model.start, scale=0.02))
@@ -58,7 +61,8 @@ def test_merging_changes_neither_model_nor_backbone():
 def test_an_adapter_that_is_not_what_it_says_is_refused():
     """If the kernel it claims to equal is another one, the two networks differ and nothing is exported."""
     model = tiny_model()
-    model.adapter = replace(model.adapter, pointwise=lambda tensors: 1.5 * tensors["weight"])
+    wrong = into_centre(lambda site, branch: 1.5 * branch["weight"], 1.0)
+    model.adapter = replace(model.adapter, branches=replace(model.adapter.branches, fold=wrong))
     with pytest.raises(AttachError, match="differs from the adapted one"):
         merge(model, jiggle(model.start))
 
@@ -66,8 +70,9 @@ def test_an_adapter_that_is_not_what_it_says_is_refused():
 def test_an_adapter_without_a_kernel_is_refused():
     """An adapter that is not linear says so and is named."""
     model = tiny_model()
-    model.adapter = replace(model.adapter, name="bent", pointwise=None)
-    with pytest.raises(AttachError, match="'bent' is not a 1x1 kernel"):
+    branches = replace(model.adapter.branches, fold=None)
+    model.adapter = replace(model.adapter, name="bent", branches=branches)
+    with pytest.raises(AttachError, match="'bent' is not linear"):
         merge(model, model.start)
 
 
@@ -80,7 +85,7 @@ def test_values_that_are_no_numbers_are_refused():
         merge(model, params)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(weights=st.lists(st.integers(1, 50), min_size=2, max_size=4))
 def test_the_mean_of_adapters_is_the_adapter_of_the_mean(weights):
     """By layer, averaging tensors averages the maps, and so the merged kernels."""
@@ -115,3 +120,26 @@ def test_a_merge_by_hand():
     model = attach(backbone, adapter, policy, torch.Generator())
     params = {**model.start, "layer1.0.conv1.adapter.weight": torch.tensor([[2.0]])}
     assert merge(model, params).layer1[0].conv1.weight.flatten().tolist() == [1, 1, 1, 1, 3, 1, 1, 1, 1]
+
+
+def test_a_weight_that_is_changed_before_use_is_refused():
+    """A weight-standardised convolution takes a branch, but no weight of it computes the sum."""
+    generator = torch.Generator().manual_seed(0)
+    options = {"model": "nf_regnet_b0", "pretrained": False, "image_size": 32}
+    backbone = create("backbone", "timm", options)(4, generator)
+    adapter = create("adapter", "diagonal", {"sites": {"last": 1}})
+    model = attach(backbone, adapter, create("norm policy", "frozen"), generator)
+    with pytest.raises(
+        AttachError, match=r"the ScaledStdConv2d at .* changes its weight before it applies it"
+    ):
+        merge(model, model.start)
+
+
+def test_a_weight_that_other_layers_use_is_refused():
+    """Folding a branch into it would change them too."""
+    backbone = tiny_backbone()
+    backbone.module.layer1[0].conv2.weight = backbone.module.layer1[0].conv1.weight
+    adapter = create("adapter", "parallel", {"sites": {"include": ["layer1.0.conv1"]}})
+    model = attach(backbone, adapter, create("norm policy", "frozen"), torch.Generator())
+    with pytest.raises(AttachError, match=r"the weight at 'layer1.0.conv1' is used by other layers too"):
+        merge(model, model.start)

@@ -122,7 +122,7 @@ def test_an_empty_client(refused):
 
 def test_a_backbone_without_sites(refused):
     """An adapter that fits nowhere ends with code 5 and says which kernels there are."""
-    refused(5, ["adapter={name = 'parallel', kernel_sizes = [5]}"], "no site", "3x3")
+    refused(5, ["adapter.sites.kernel_sizes=[5]"], "no site", "3x3")
 
 
 @pytest.mark.parametrize("weights", ["no.safetensors", "weights.pt"])

@@ -51,7 +51,29 @@ def tiny_backbone(seed=0, widths=(4, 4, 6, 8)):
         )
     initialise(module, generator)
     draw_norms(module, seed)
-    return finish("tiny", module, "fc", CLASSES, generator, (MEAN, STD))
+    return finish("tiny", module, "fc", CLASSES, generator, (MEAN, STD), image=(3, SIDE, SIDE))
+
+
+def zoo_backbone(seed=0):
+    """A plain network, of no library, with a convolution of every geometry and a batch norm behind each."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [
+        {"in_channels": 3, "out_channels": 6, "kernel_size": 3, "padding": 1, "bias": False},
+        {"in_channels": 6, "out_channels": 6, "kernel_size": 5, "padding": 2, "stride": 2, "groups": 2},
+        {"in_channels": 6, "out_channels": 8, "kernel_size": 7, "padding": 3, "padding_mode": "reflect"},
+        {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "padding": 2, "dilation": 2, "bias": False},
+        {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "padding": 1, "groups": 8, "bias": False},
+    ]
+    layers = []
+    for shape in shapes:
+        layers += [nn.utils.skip_init(nn.Conv2d, **shape), nn.BatchNorm2d(shape["out_channels"]), nn.SiLU()]
+    hidden, head = (nn.utils.skip_init(nn.Linear, 8, 8) for _ in range(2))
+    module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), hidden, nn.SiLU(), head)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0, 0.3, generator=generator)
+    draw_norms(module, seed)
+    return finish("zoo", module, str(len(module) - 1), CLASSES, generator, (MEAN, STD), image=(3, SIDE, SIDE))
 
 
 def tiny_model(adapter="parallel", norms="frozen", *, seed=0, **options):
@@ -91,8 +113,8 @@ def client_indices(sizes=SIZES):
 
 def tiny_wire(model, codec="float32", kept=frozenset(), **options):
     """The wire of a model whose clients keep some groups."""
-    plan = make_plan(model, model.policy.kept | kept, {})
-    return Wire(plan, make_codec(codec), model.backbone.digest, seeds=Seeds(3), **options)
+    plan = make_plan(model, model.kept | kept, {})
+    return Wire(plan, make_codec(codec), model.digest, seeds=Seeds(3), **options)
 
 
 def tiny_party(model, *, sizes=SIZES, memory=None, algorithm=None, wire=None, **train):

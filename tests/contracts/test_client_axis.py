@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from contracts.cases import MEAN, SIZES, STD, client_indices, tiny_model, tiny_split
@@ -10,7 +12,7 @@ from fedadapt.adapters import attach
 from fedadapt.data.augment import Augment
 from fedadapt.data.batches import cohort_batches
 from fedadapt.params import expand, pick
-from fedadapt.registry import create
+from fedadapt.registry import create, names
 from fedadapt.seeds import Seeds
 from fedadapt.training.config import TrainConfig
 from fedadapt.training.local import train
@@ -49,12 +51,20 @@ def train_clients(model, config, clients):
     ]
 
 
-@pytest.mark.parametrize("norms", ["frozen", "local", "averaged"])
-@pytest.mark.parametrize("adapter", ["parallel", "norm_head", "head"])
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
-def test_any_number_of_clients_gives_each_what_it_gets_alone(adapter, norms, optimiser):
+FAMILY = {"low_rank": {"rank": 2}, "seeded": {"rank": 2}, "lora": {"rank": 2}, "grouped": {"groups": 2}}
+FAMILY["bottleneck"] = {"rank": 2, "sites": {"layers": ("conv",)}}
+"""Options under which an adapter is not a full matrix at the tiny network's channels."""
+EVERY_WAY = list(product(OPTIMISERS, ["parallel", "norm_head", "head"], ["frozen", "local", "averaged"]))
+EVERY_WAY.append(("sgd", "parallel", "pooled"))
+ONE_WAY = [("clipped", name, "frozen") for name in names("adapter") if name != "full"]
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "adapter", "norms"), [*EVERY_WAY, *sorted(set(ONE_WAY) - set(EVERY_WAY))]
+)
+def test_any_number_of_clients_gives_each_what_it_gets_alone(optimiser, adapter, norms):
     """Ragged clients in cohorts of 2, 7 and 16 end where K = 1 ends, in weights, statistics, steps and loss."""
-    model = tiny_model(adapter, norms)
+    model = tiny_model(adapter, norms, **FAMILY.get(adapter, {}))
     config = TrainConfig(device="cpu", batch_size=4, **OPTIMISERS[optimiser])
     alone = [train_clients(model, config, [client])[0] for client in range(len(SIZES))]
     assert [steps for _, steps, _ in alone] == [config.epochs * -(-size // 4) for size in SIZES]
@@ -72,7 +82,7 @@ def test_any_number_of_clients_gives_each_what_it_gets_alone(adapter, norms, opt
                 assert difference <= 1e-4 * max(largest, moved) + 1e-9, (together, client, name)
 
 
-@pytest.mark.parametrize("norms", ["frozen", "local", "averaged"])
+@pytest.mark.parametrize("norms", ["frozen", "local", "averaged", "pooled"])
 def test_every_changing_tensor_changes(norms):
     """The law is not kept by standing still: training moves all tensors that it should move."""
     model = tiny_model("parallel", norms)
@@ -87,7 +97,7 @@ def test_full_fine_tuning_holds_one_client(norms):
     assert tiny_model("parallel", norms).max_clients is None
 
 
-@pytest.mark.parametrize("norms", ["local", "averaged"])
+@pytest.mark.parametrize("norms", ["local", "averaged", "pooled"])
 def test_a_resting_client_stays_finite_in_a_deep_network(norms):
     """With nothing to take statistics of, a client that is out of steps normalises with its running ones."""
     generator = torch.Generator().manual_seed(0)

@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from fedadapt.adapters.placement import Placement
 from fedadapt.adapters.sites import Site
 from fedadapt.params import Group
 
+Build = Callable[[Site, torch.Generator], nn.Module]
+"""``(site, generator) -> module`` that takes the layer's place.
 
-class Beside(nn.Module):
-    """A frozen convolution with a trainable branch added to its output, before the norm.
+The layer is its ``base``, the branch its ``adapter``, whose trained tensors have a client axis of length 1. The
+generator is the site's own: what it draws depends on the seed and the name of the site, on nothing else.
+"""
+
+Fold = Callable[[Site, Tensor, Tensor | None, dict[str, Tensor]], tuple[Tensor, Tensor | None]]
+"""``(site, weight, bias, branch) -> (weight, bias)`` of the plain layer that computes what layer and branch do.
+
+`branch` has the tensors of the branch without client axis.
+"""
+
+
+@dataclass(frozen=True)
+class Branches:
+    """What an adapter puts beside the layers of a backbone.
 
     Args:
-        base: the frozen convolution.
-        adapter: maps the same input, client-major ``[K*B, C, H, W]``, to the same output shape; its tensors
-            have a leading client axis.
+        kinds: of layers it is made for, of ``"conv"`` and ``"linear"``.
+        placement: which of them get one.
+        build: makes what takes a layer's place.
+        fold: puts a trained branch into the weight of its layer; None if no weight computes the same.
+        fits: whether it can sit at a site.
+        check: refuses a choice of sites with an `AttachError`.
+        needed: whether a backbone without any site is refused.
+        kernel_sizes: of the convolutions it is made for unless `placement` says others; empty for any.
     """
 
-    def __init__(self, base: nn.Conv2d, adapter: nn.Module) -> None:
-        super().__init__()
-        self.base = base
-        self.adapter = adapter
-
-    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
-        return self.base(x) + self.adapter(x)
+    kinds: tuple[str, ...]
+    placement: Placement
+    build: Build
+    fold: Fold | None
+    fits: Callable[[Site], bool] = lambda site: True
+    check: Callable[[Sequence[Site]], None] = lambda sites: None
+    needed: bool = True
+    kernel_sizes: tuple[int, ...] = (3,)
 
 
 @dataclass(frozen=True)
@@ -38,14 +58,15 @@ class Adapter:
     Args:
         name: as in the configuration.
         trains: the groups that are trained; what is not here stays frozen.
-        fits: whether the adapter can sit at a site; None if it sits nowhere (the baselines).
-        build: makes the branch for a site, its tensors with a client axis of length 1.
-        pointwise: for an adapter that is linear in its input: the 1x1 kernel ``[O, I/groups]`` it equals,
-            from its tensors without client axis. None if it cannot be merged.
+        branches: what it adds to the backbone; None for the baselines that add nothing.
+        norm_tensors: which of a norm's affine is trained if `trains` has it.
     """
 
     name: str
     trains: frozenset[Group]
-    fits: Callable[[Site], bool] | None = None
-    build: Callable[[Site, torch.Generator], nn.Module] | None = None
-    pointwise: Callable[[dict[str, Tensor]], Tensor] | None = None
+    branches: Branches | None = None
+    norm_tensors: frozenset[str] = frozenset({"weight", "bias"})
+
+
+TRAINED = frozenset({Group.ADAPTER, Group.NORM_AFFINE, Group.HEAD})
+"""What every adapter with branches trains."""

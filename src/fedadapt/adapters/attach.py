@@ -7,6 +7,7 @@ Every trainable tensor has a leading client axis K; the frozen rest has none. A 
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import cast
 
 import torch
@@ -14,29 +15,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedadapt.adapters.adapter import Adapter, Beside
-from fedadapt.adapters.sites import Site, find_sites
+from fedadapt.adapters.adapter import Adapter
+from fedadapt.adapters.heads import HeadPolicy, trained_head
+from fedadapt.adapters.placement import choose
+from fedadapt.adapters.probe import noise, probe
+from fedadapt.adapters.sites import Site, find_sites, shared_modules
 from fedadapt.backbones import Backbone
 from fedadapt.errors import AttachError
-from fedadapt.norms import ClientBatchNorm, NormPolicy, Pass
-from fedadapt.params import Group, Params
+from fedadapt.norms import ClientBatchNorm, ClientNorm, NormPolicy, Pass, affine_axis
+from fedadapt.params import Group, Params, expand
+from fedadapt.seeds import Seeds
 
-NORM_TYPES = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
-
-
-class ClientLinear(nn.Module):
-    """The head: one linear layer for each client, ``[K*B, C]`` to ``[K*B, D]``."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        bias = torch.zeros(linear.out_features) if linear.bias is None else linear.bias
-        self.weight = nn.Parameter(linear.weight.detach().clone()[None], requires_grad=False)
-        self.bias = nn.Parameter(bias.detach().clone()[None], requires_grad=False)
-
-    def forward(self, x: Float[Tensor, "N C"]) -> Float[Tensor, "N D"]:
-        by_client = x.unflatten(0, (self.weight.shape[0], -1))
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        return torch.baddbmm(bias[:, None], by_client, weight.transpose(1, 2)).flatten(0, 1)
+NORM_TYPES = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+CLIENT_NORMS = (ClientBatchNorm, ClientNorm)
 
 
 class AdaptedModel:
@@ -46,6 +37,8 @@ class AdaptedModel:
         backbone: what it was made from, untouched.
         adapter: what is trained.
         policy: what happens to norms.
+        head: what happens to the head.
+        seed: what the branches' fixed and initial values follow from.
         sites: where branches sit.
         groups: the group of every tensor of the model.
         start: the tensors that training changes, at their initial values, without client axis: those trained
@@ -54,29 +47,49 @@ class AdaptedModel:
     """
 
     def __init__(
-        self, backbone: Backbone, adapter: Adapter, policy: NormPolicy, generator: torch.Generator
+        self,
+        backbone: Backbone,
+        adapter: Adapter,
+        policy: NormPolicy,
+        seed: int,
+        head: HeadPolicy | None = None,
     ) -> None:
-        self.backbone, self.adapter, self.policy = backbone, adapter, policy
+        self.backbone, self.adapter, self.policy, self.seed = backbone, adapter, policy, seed
+        self.head = head or trained_head()
         self._pass = Pass()
         # The copy shares every tensor with the backbone; only the module objects are new.
         shared = [*backbone.module.parameters(), *backbone.module.buffers()]
         self.module = copy.deepcopy(backbone.module, {id(tensor): tensor for tensor in shared})
-        self.sites = self._place_branches(generator)
+        found = [site for site in find_sites(self.module) if site.name != backbone.head]
+        norms = [n for n, m in self.module.named_modules() if isinstance(m, NORM_TYPES)]
+        wanted = [*(site.name for site in found), *norms]
+        self._seen = probe(backbone.name, backbone.module, backbone.image, wanted)
+        self._shared = shared_modules(self.module)
+        self.sites = self._place_branches(found)
         self.groups: dict[str, Group] = {}
         self._replace_norms_and_head()
         self._name_groups()
-        trained = [n for n, _ in self.module.named_parameters() if self.groups[n] in adapter.trains]
-        if policy.moving:
-            self.moving = [n for n, g in self.groups.items() if g is Group.NORM_STATISTICS]
-        else:
-            self.moving = []
+        trained = [n for n, _ in self.module.named_parameters() if self._is_trained(n)]
+        self.moving = [
+            f"{prefix}.{name}"
+            for prefix, module in self.module.named_modules()
+            if isinstance(module, ClientBatchNorm) and module.moving
+            for name, _ in module.named_buffers()
+            if name.startswith("running_")
+        ]
         tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
         self._plain = {n for n in trained if self.groups[n] is Group.BACKBONE}
         self.start: Params = {
             n: (tensors[n].detach() if n in self._plain else tensors[n].detach()[0]).clone()
             for n in [*trained, *self.moving]
         }
+        if not trained:
+            raise AttachError(
+                f"adapter {adapter.name!r} with head {self.head.name!r} trains nothing on backbone {backbone.name!r}; train "
+                "the head, or choose another adapter"
+            )
         self.dtype = torch.float32
+        self._try_out()
 
     @property
     def max_clients(self) -> int | None:
@@ -88,13 +101,35 @@ class AdaptedModel:
         """Parameters of the plain network, adapters left out."""
         return self.backbone.num_parameters
 
+    @property
+    def kept(self) -> frozenset[Group]:
+        """The groups that each client keeps to itself."""
+        return self.policy.kept | self.head.kept
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 over all that is frozen: the backbone, and what branches do not train.
+
+        Two parties with the same digest and the same tensors compute the same.
+        """
+        tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
+        own = (Group.ADAPTER, Group.HEAD)
+        fixed = [(n, t) for n, t in tensors if self.groups[n] in own and n not in self.start]
+        if not fixed:
+            return self.backbone.digest
+        digest = hashlib.sha256(self.backbone.digest.encode())
+        for name, tensor in fixed:
+            digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def to(self, device: str | torch.device, dtype: torch.dtype) -> AdaptedModel:
-        """Moves the frozen part to a device and a compute type, in place; norm layers stay in fp32.
+        """Moves the frozen part to a device and a compute type, in place; batch norms stay in fp32.
 
         Trainable tensors are cast as they are used, so gradients and updates stay in fp32.
         """
         for module in self.module.modules():
-            is_norm = isinstance(module, (*NORM_TYPES, ClientBatchNorm))
+            is_norm = isinstance(module, (_BatchNorm, *CLIENT_NORMS))
             own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
             for name, tensor in own:
                 moved = tensor.to(
@@ -153,54 +188,110 @@ class AdaptedModel:
             handle.remove()
         return logits, seen[0].float()
 
-    def _place_branches(self, generator: torch.Generator) -> list[Site]:
-        if self.adapter.fits is None or self.adapter.build is None:
-            return []
-        found = find_sites(self.module)
-        sites = [site for site in found if self.adapter.fits(site)]
-        if not sites:
-            kernels = sorted({"x".join(map(str, site.module.kernel_size)) for site in found})
+    def _try_out(self) -> None:
+        """Runs two clients with an image each: a library may use a layer in other ways than by calling it."""
+        clients = self.max_clients or 2
+        try:
+            with torch.inference_mode():
+                self(expand(self.start, clients), noise(self.backbone.image, clients))
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise AttachError(
-                f"backbone {self.backbone.name!r} has no site for adapter {self.adapter.name!r}: of its {len(found)} plain "
-                f"convolutions (kernels: {', '.join(kernels) or 'none'}) none fits; set adapter.kernel_sizes or choose "
-                "an adapter without sites, such as 'norm_head'"
-            )
+                f"backbone {self.backbone.name!r} does not run with adapter {self.adapter.name!r} ({reason}); leave the "
+                "layer out with adapter.sites.exclude, or choose adapter 'head'"
+            ) from error
+
+    def _is_trained(self, name: str) -> bool:
+        group = self.groups[name]
+        if group is Group.NORM_AFFINE and name.rpartition(".")[2] not in self.adapter.norm_tensors:
+            return False
+        return group in self.adapter.trains and not (group is Group.HEAD and self.head.build is None)
+
+    def _place_branches(self, found: list[Site]) -> list[Site]:
+        branches = self.adapter.branches
+        if branches is None:
+            return []
+        sites = choose(
+            branches.placement,
+            found,
+            self._seen,
+            kinds=branches.kinds,
+            kernel_sizes=branches.kernel_sizes,
+            fits=branches.fits,
+        )
+        if not sites and branches.needed:
+            raise AttachError(self._no_site(found))
+        if sites:
+            branches.check(sites)
         for site in sites:
-            branch = self.adapter.build(site, generator)
-            self.module.set_submodule(site.name, Beside(site.module, branch))
+            self._refuse_shared(site.name)
+            generator = Seeds(self.seed).torch(f"branch {site.name}")
+            self.module.set_submodule(site.name, branches.build(site, generator))
         return sites
 
+    def _no_site(self, found: list[Site]) -> str:
+        convs = [site for site in found if site.kind == "conv"]
+        kernels = sorted({"x".join(map(str, site.kernel_size)) for site in convs})
+        own_padding = sum(type(site.module) is not nn.Conv2d and not site.has_centre for site in convs)
+        return (
+            f"backbone {self.backbone.name!r} has no site for adapter {self.adapter.name!r}: of its {len(convs)} "
+            f"convolutions (kernels: {', '.join(kernels) or 'none'}; {own_padding} pad by the size of the map) and "
+            f"{len(found) - len(convs)} linear layers none fits; set adapter.sites.kernel_sizes or choose another adapter, "
+            "'norm_head' for one without sites"
+        )
+
+    def _refuse_shared(self, name: str) -> None:
+        if name in self._shared:
+            raise AttachError(
+                f"backbone {self.backbone.name!r} uses one module under several names ({', '.join(self._shared[name])}), "
+                "so it cannot be changed in one place; give each place a module of its own"
+            )
+
     def _replace_norms_and_head(self) -> None:
-        if Group.NORM_AFFINE in self.adapter.trains or self.policy.moving:
-            norms = [(n, m) for n, m in self.module.named_modules() if isinstance(m, NORM_TYPES)]
-            for name, norm in norms:
-                if not isinstance(norm, nn.BatchNorm2d):
-                    raise AttachError(
-                        f"backbone {self.backbone.name!r} has a {type(norm).__name__} at {name!r}, whose affine cannot "
-                        "be trained yet; choose a backbone with batch norms, or adapter 'head'"
-                    )
-                if norm.running_mean is None:
-                    raise AttachError(
-                        f"backbone {self.backbone.name!r} has a batch norm without running statistics at {name!r}; "
-                        "use one that was trained with track_running_stats=True"
-                    )
-                self.module.set_submodule(
-                    name, ClientBatchNorm(norm, moving=self.policy.moving, pass_=self._pass)
-                )
-        if Group.HEAD in self.adapter.trains:
+        norms = [(n, m) for n, m in self.module.named_modules() if isinstance(m, NORM_TYPES)]
+        for name, norm in norms:
+            client_norm = self._client_norm(name, norm) if self._seen[name].by_image else None
+            if client_norm is not None:
+                self._refuse_shared(name)
+                self.module.set_submodule(name, client_norm)
+        if Group.HEAD in self.adapter.trains and self.head.build is not None:
+            self._refuse_shared(self.backbone.head)
             head = cast("nn.Linear", self.module.get_submodule(self.backbone.head))
-            self.module.set_submodule(self.backbone.head, ClientLinear(head))
+            generator = Seeds(self.seed).torch("head")
+            self.module.set_submodule(self.backbone.head, self.head.build(head, generator))
+
+    def _client_norm(self, name: str, norm: nn.Module) -> nn.Module | None:
+        """What takes a norm's place; None if it stays, since nothing of it changes."""
+        trained = Group.NORM_AFFINE in self.adapter.trains
+        if isinstance(norm, _BatchNorm):
+            if not (trained or self.policy.moving):
+                return None
+            return ClientBatchNorm(
+                norm, moving=self.policy.moving, pass_=self._pass, pooled=self.policy.pooled
+            )
+        if not trained or getattr(norm, "weight", None) is None:
+            return None
+        axis = affine_axis(norm, self._seen[name].shape)
+        if axis is None:
+            raise AttachError(
+                f"backbone {self.backbone.name!r} has a {type(norm).__name__} at {name!r} whose affine is not one factor and "
+                "summand for each channel, so it cannot be trained by client; choose adapter 'head'"
+            )
+        return ClientNorm(norm, axis)
 
     def _name_groups(self) -> None:
         for prefix, module in self.module.named_modules():
             for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
                 full = f"{prefix}.{name}" if prefix else name
-                if isinstance(module, ClientBatchNorm | _BatchNorm):
-                    running = name.startswith("running_") or name == "num_batches_tracked"
-                    self.groups[full] = Group.NORM_STATISTICS if running else Group.NORM_AFFINE
-                elif isinstance(module, NORM_TYPES):
-                    self.groups[full] = Group.NORM_AFFINE
-                elif prefix == self.backbone.head:
+                if isinstance(module, (*NORM_TYPES, *CLIENT_NORMS)):
+                    running = name.startswith("running_") or name in ("num_batches_tracked", "origin")
+                    trained = Group.NORM_AFFINE in self.adapter.trains and not isinstance(
+                        module, CLIENT_NORMS
+                    )
+                    # A norm that no image passes through has no place for clients: it counts as the backbone.
+                    affine = Group.BACKBONE if trained else Group.NORM_AFFINE
+                    self.groups[full] = Group.NORM_STATISTICS if running else affine
+                elif prefix == self.backbone.head or prefix.startswith(f"{self.backbone.head}."):
                     self.groups[full] = Group.HEAD
                 elif any(prefix.startswith(f"{site.name}.adapter") for site in self.sites):
                     self.groups[full] = Group.ADAPTER
@@ -209,7 +300,11 @@ class AdaptedModel:
 
 
 def attach(
-    backbone: Backbone, adapter: Adapter, policy: NormPolicy, generator: torch.Generator
+    backbone: Backbone,
+    adapter: Adapter,
+    policy: NormPolicy,
+    generator: torch.Generator,
+    head: HeadPolicy | None = None,
 ) -> AdaptedModel:
     """Puts `adapter` onto `backbone` without changing the backbone.
 
@@ -217,10 +312,11 @@ def attach(
         backbone: stays as it is; its tensors are shared.
         adapter: what to train.
         policy: what to do with norms.
-        generator: for adapters with a random start.
+        generator: gives the seed of the branches; one number is drawn, whatever the adapter.
+        head: what to do with the head; None to train and share it.
 
     Raises:
-        AttachError: the backbone has no site that the adapter fits.
+        AttachError: the backbone cannot be run, or has no site that the adapter fits.
 
     Example:
         >>> from fedadapt.registry import create
@@ -230,4 +326,5 @@ def attach(
         >>> len(model.sites)
         19
     """
-    return AdaptedModel(backbone, adapter, policy, generator)
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    return AdaptedModel(backbone, adapter, policy, seed, head)

@@ -19,8 +19,8 @@ FORMAT = "fedadapt-adapter-1"
 def save_adapter(model: AdaptedModel, params: Params, path: Path) -> None:
     """Writes the tensors of one client or of the global model, replacing `path` atomically.
 
-    The manifest holds the adapter's name, its sites, the group, shape and name of every tensor, and the
-    digest of the backbone.
+    The manifest holds the adapter's name, its sites, the group, shape and name of every tensor, the digest of
+    the backbone, and the seed of what branches do not train.
     """
     manifest = {
         "format": FORMAT,
@@ -28,6 +28,9 @@ def save_adapter(model: AdaptedModel, params: Params, path: Path) -> None:
         "norms": model.policy.name,
         "backbone": model.backbone.name,
         "backbone_digest": model.backbone.digest,
+        "head": model.head.name,
+        "seed": model.seed,
+        "digest": model.digest,
         "sites": [site.describe() for site in model.sites],
         "tensors": {n: {"group": model.groups[n].value, "shape": list(t.shape)} for n, t in params.items()},
     }
@@ -66,6 +69,8 @@ def load_adapter(model: AdaptedModel, path: Path) -> Params:
     manifest = read_manifest(path)
     try:
         name, digest = manifest["backbone"], manifest["backbone_digest"]
+        # Files from before there were seeded branches have neither.
+        seed, frozen = manifest.get("seed"), manifest.get("digest", digest)
         stored = {tensor: entry["shape"] for tensor, entry in manifest["tensors"].items()}
         with safe_open(path, "pt") as file:
             tensors = {tensor: file.get_tensor(tensor) for tensor in stored}
@@ -86,4 +91,9 @@ def load_adapter(model: AdaptedModel, path: Path) -> Params:
                 f"{path} does not fit adapter {model.adapter.name!r} here: tensor {odd!r} is {found.get(odd)} in the file "
                 f"and {shapes.get(odd)} in the model"
             )
+    if frozen != model.digest:
+        raise AttachError(
+            f"{path} was trained beside the fixed matrices of seed {seed}, here they are of seed {model.seed}; attach the "
+            "adapter with that seed"
+        )
     return {tensor: tensors[tensor] for tensor in shapes}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ class Backbone:
         mean: of the pixels (0..1) it was trained on, by channel; None if it was not pretrained.
         std: likewise.
         digest: see `content_digest`.
+        image: channels, height and width of an image it can be tried out on.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Backbone:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     digest: str
+    image: tuple[int, int, int] = (3, 32, 32)
 
     @property
     def num_bytes(self) -> int:
@@ -50,6 +53,14 @@ The generator draws what is not loaded: the head, and all weights where nothing 
 """
 
 
+@contextmanager
+def drawn_from(generator: torch.Generator) -> Iterator[None]:
+    """Lets libraries that draw from torch's global generator draw from `generator`, and leaves no trace."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        yield
+
+
 def finish(
     name: str,
     module: nn.Module,
@@ -57,6 +68,7 @@ def finish(
     num_classes: int,
     generator: torch.Generator,
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None,
+    image: tuple[int, int, int] = (3, 32, 32),
 ) -> Backbone:
     """Gives `module` a fresh head with `num_classes` outputs, freezes it, and computes its digest.
 
@@ -68,7 +80,11 @@ def finish(
     except AttributeError:
         old = None
     if not isinstance(old, nn.Linear):
-        raise BackboneError(f"backbone {name!r} has no linear head at {head!r}; name its last nn.Linear")
+        found = "nothing" if old is None else f"a {type(old).__name__}"
+        raise BackboneError(
+            f"backbone {name!r} has no linear head at {head!r} but {found}; name its last nn.Linear, or choose a "
+            "variant that ends in one"
+        )
     # A plain constructor would draw from torch's global generator.
     new = nn.utils.skip_init(nn.Linear, old.in_features, num_classes)
     nn.init.normal_(new.weight, 0.0, 0.01, generator=generator)
@@ -76,7 +92,7 @@ def finish(
     module.set_submodule(head, new)
     module.eval().requires_grad_(requires_grad=False)
     mean, std = moments or (None, None)
-    return Backbone(name, module, head, mean, std, content_digest(module, head))
+    return Backbone(name, module, head, mean, std, content_digest(module, head), image)
 
 
 def content_digest(module: nn.Module, head: str) -> str:

@@ -174,6 +174,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     seeds = Seeds(config.seed)
     policy = config.norms.create("norm policy")
     adapter = config.adapter.create("adapter")
+    head = config.head.create("head policy")
     algorithm = config.algorithm.create("algorithm")
     coding = build_coding(config)
     build_backbone = config.backbone.create("backbone")
@@ -186,13 +187,13 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         raise ConfigError(
             f"backbone {backbone.name!r} takes images with {len(mean)} channels, data set {dataset.name!r} has {channels}"
         )
-    model = attach(backbone, adapter, policy, seeds.torch("adapter"))
+    model = attach(backbone, adapter, policy, seeds.torch("adapter"), head)
     still = dict.fromkeys(Group, 0)
     named = dict(model.module.named_parameters()) | dict(model.module.named_buffers())
     for name, tensor in named.items():
         if name not in model.start and not name.endswith("num_batches_tracked"):
             still[model.groups[name]] += tensor.numel()
-    plan = make_plan(model, policy.kept | algorithm.local.kept, still)
+    plan = make_plan(model, model.kept | algorithm.local.kept, still)
     algorithm = algorithm.settle(
         Setting(
             config.data.num_clients,
@@ -205,7 +206,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         )
     )
     model.to(device, config.train.dtype)
-    wire = Wire(plan, backbone_digest=backbone.digest, seeds=seeds, **coding)
+    wire = Wire(plan, backbone_digest=model.digest, seeds=seeds, **coding)
     return Experiment(
         config, seeds, dataset, measured_on, clients, backbone, model, algorithm, plan, wire, mean, std
     )

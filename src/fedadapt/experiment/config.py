@@ -117,6 +117,7 @@ class RunConfig(Section):
     backbone: Choice = Choice(name="resnet26")
     adapter: Choice = Choice(name="parallel")
     norms: Choice = Choice(name="frozen")
+    head: Choice = Choice(name="trained")
     algorithm: Choice = Choice(name="fedavg")
     codec: CodecConfig = CodecConfig()
     data: DataConfig = DataConfig()
