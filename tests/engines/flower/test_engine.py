@@ -6,7 +6,8 @@ import pytest
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
-from fedadapt.engines.flower.apps import make_client_app
+from fedadapt.engines.flower.client_app import make_client_app
+from fedadapt.engines.flower.desk import SiteDesk
 from fedadapt.engines.flower.engine import PIECE_BYTES, FlowerEngine
 from fedadapt.engines.flower.mandate import Mandate, Patience
 from fedadapt.errors import ClientError, EngineError
@@ -85,7 +86,7 @@ class ScriptedGrid(Grid):
 
     def add(self, node, site, delay=0.0):
         """A node comes online."""
-        self.nodes[node], self.delay[node] = (make_client_app(lambda paths: site), site), delay
+        self.nodes[node], self.delay[node] = (make_client_app(lambda paths: SiteDesk(site)), site), delay
 
     def get_node_ids(self):
         """Who is online."""

@@ -137,7 +137,10 @@ class FlowerEngine:
         self._sites.greeted.add(node)
         number = self._mandate.numbers.get(node, -1)
         greeting = Greeting(terms=self._mandate.terms.model_dump_json(), client=number)
-        self._send(Message(pack(greeting), node, HELLO), _Sent(HELLO, node, self._clock(), client=number))
+        self._send(
+            Message(pack(greeting.model_dump_json()), node, HELLO),
+            _Sent(HELLO, node, self._clock(), client=number),
+        )
 
     def _ask(self, requests: Sequence[Request]) -> None:
         """Sends each request that is not out, or has been for long, to its site, if that is there."""
@@ -159,7 +162,7 @@ class FlowerEngine:
                 accepted=self._mandate.accepted(request.client),
             )
             sent = _Sent(ROUND, node, now, request.round, request.client)
-            self._send(Message(pack(ask, request.frame), node, ROUND), sent)
+            self._send(Message(pack(ask.model_dump_json(), request.frame), node, ROUND), sent)
 
     def _send(self, message: Message, sent: _Sent) -> None:
         (key,) = self._grid.push_messages([message]) or (None,)
@@ -235,7 +238,9 @@ class FlowerEngine:
             return
         piece = Piece(backbone=self._mandate.terms.backbone, offset=offset, total=total)
         data = self._mandate.backbone(offset, min(PIECE_BYTES, total - offset))
-        self._send(Message(pack(piece, data), node, CHUNK), _Sent(CHUNK, node, self._clock()))
+        self._send(
+            Message(pack(piece.model_dump_json(), data), node, CHUNK), _Sent(CHUNK, node, self._clock())
+        )
 
     def _hear_piece(self, message: Message, sent: _Sent) -> None:
         try:

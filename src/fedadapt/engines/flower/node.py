@@ -1,16 +1,24 @@
-"""A site's process: the SuperNode, started again when it dies."""
+"""A site's processes: its worker and Flower's SuperNode, each started again when it dies."""
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedadapt.engines.flower.pipe import is_attended
 from fedadapt.engines.flower.processes import Child, free_port, program
-from fedadapt.errors import ConfigError
+from fedadapt.errors import ConfigError, EngineError
 
 LONGEST_PAUSE_S = 60.0
+GOOD_START_S = 5.0
+"""Whoever lives longer than this began well, and is not waited for long when it dies."""
+
+LOOK_S = 0.5
+SOCKET = "worker.sock"
 
 
 @dataclass(frozen=True)
@@ -28,52 +36,88 @@ class Way:
     key: Path | None
 
 
+class _Kept:
+    """A process that is started again when it ends, after a pause that grows while it ends at once."""
+
+    def __init__(self, name: str, child: Child, say: Callable[[str], None]) -> None:
+        self._name = name
+        self._say = say
+        self._began = self._due = time.monotonic()
+        self._pause = 1.0
+        self._ended = False
+        self.child = child
+
+    def start(self) -> None:
+        self._began, self._ended = time.monotonic(), False
+        self.child.start()
+
+    def look(self) -> None:
+        """Notes that it ended, or starts it again once the pause is over."""
+        now = time.monotonic()
+        if self.child.alive:
+            return
+        if not self._ended:
+            self._ended = True
+            began_well = now - self._began > GOOD_START_S
+            self._pause = 1.0 if began_well else min(2 * self._pause, LONGEST_PAUSE_S)
+            self._due = now + self._pause
+            why = self.child.last_line()
+            self._say(f"{self._name} ended ({why}); starting it again in {self._pause:.0f} s")
+        elif now >= self._due:
+            self.start()
+
+
 def keep_joined(
-    way: Way, settings: dict[str, Path], home: Path, say: Callable[[str], None], stop: threading.Event
+    way: Way, worker: Sequence[str], home: Path, say: Callable[[str], None], stop: threading.Event
 ) -> None:
-    """Keeps a SuperNode running until `stop` is set.
+    """Keeps a worker and a SuperNode running until `stop` is set.
 
     Args:
         way: to the server.
-        settings: what the site's app is told: ``site``, and ``recipe`` if there is one to insist on.
-        home: where Flower keeps its files here.
+        worker: the module of the worker and its arguments after the socket.
+        home: where Flower keeps its files here, and where the worker's socket is.
         say: told one line at a time.
         stop: ends it.
 
     Raises:
         ConfigError: a path cannot be told to Flower.
-        EngineError: Flower is not installed.
+        EngineError: Flower is not installed, or the worker cannot begin; its reason is the message.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    node = Child(_command(way, settings), home, home / "supernode.log")
-    pause = 1.0
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    module, *arguments = worker
+    command = [sys.executable, "-m", module, str(home / SOCKET), *arguments]
+    at_work = _Kept("worker", Child(command, home, home / "worker.log"), say)
+    node = _Kept(
+        "Flower's SuperNode", Child(_node_command(way, home / SOCKET), home, home / "supernode.log"), say
+    )
+    (home / SOCKET).unlink(missing_ok=True)
     try:
-        while not stop.is_set():
-            node.start()
-            say(f"joined {way.address}: waiting for rounds")
-            began_well = not stop.wait(5.0) and node.alive
-            pause = 1.0 if began_well else min(2 * pause, LONGEST_PAUSE_S)
-            while node.alive and not stop.wait(0.5):
-                pass
-            if not stop.is_set():
-                say(f"Flower's SuperNode ended ({node.last_line()}); starting it again in {pause:.0f} s")
-                stop.wait(pause)
+        at_work.start()
+        while not is_attended(home / SOCKET):
+            if not at_work.child.alive:
+                raise EngineError(f"this site cannot take part: {at_work.child.last_line()}")
+            if stop.wait(LOOK_S):
+                return
+        node.start()
+        say(f"joining {way.address}: ready for rounds")
+        while not stop.wait(LOOK_S):
+            at_work.look()
+            node.look()
     finally:
-        node.stop()
+        node.child.stop()
+        at_work.child.stop()
 
 
-def _command(way: Way, settings: dict[str, Path]) -> list[str]:
-    odd = next((str(path) for path in settings.values() if set(str(path)) & set("\"'\\")), None)
-    if odd is not None:
+def _node_command(way: Way, socket: Path) -> list[str]:
+    if set(str(socket)) & set("\"'\\"):
         raise ConfigError(
-            f"path {odd} holds a quote or backslash, which Flower cannot be told; move the file"
+            f"path {socket} holds a quote or backslash, which Flower cannot be told; move the site file"
         )
-    told = " ".join(f'{name}="{path}"' for name, path in settings.items())
     command = [
         program("flower-supernode"),
         f"--superlink={way.address}",
         f"--port={free_port()}",
-        f"--node-config={told}",
+        f'--node-config=worker="{socket}"',
     ]
     command.append("--insecure" if way.authority is None else f"--root-certificates={way.authority}")
     return command if way.key is None else [*command, f"--auth-supernode-private-key={way.key}"]

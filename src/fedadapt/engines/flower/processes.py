@@ -55,8 +55,11 @@ clientapp = "federation.site:app"
 run = ""
 """,
     "federation/__init__.py": "",
-    "federation/server.py": "from fedadapt.experiment.flower import server_app\n\napp = server_app\n",
-    "federation/site.py": "from fedadapt.experiment.flower import site_app\n\napp = site_app\n",
+    "federation/server.py": 'from fedadapt.experiment.server_app import app\n\n__all__ = ["app"]\n',
+    "federation/site.py": (
+        "from fedadapt.engines.flower.client_app import make_client_app, nearest_desk\n\n"
+        'app = make_client_app(nearest_desk("fedadapt.experiment.worker:open_desk"))\n'
+    ),
 }
 """What Flower carries to every node: no code but the names of ours."""
 
