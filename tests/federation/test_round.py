@@ -179,3 +179,14 @@ def test_no_reply_can_raise(frame, client, round):
     played = finish(ask()[0], [Reply(round, client, frame)])
     assert [record.client for record in played.clients] == COHORT
     assert not any(record.outcome is Outcome.ACCEPTED for record in played.clients)
+
+
+def test_an_update_beyond_the_bound_is_refused(sound):
+    """The norm is that of all that a client sends; one just within it is taken."""
+    values = PARTY.wire.plan.num_shared_bytes // 4
+    bounded = replace(PARTY, wire=replace(PARTY.wire, norm_bound=2.0 * math.sqrt(values) * (1 + 1e-6)))
+    within, beyond = upload(0, delta=-2.0), upload(2, delta=2.01)
+    played = finish(ask([0, 2], party=bounded)[0], [within, beyond])
+    assert [record.outcome for record in played.clients] == [Outcome.ACCEPTED, Outcome.REFUSED]
+    assert "federation.norm_bound is" in played.clients[1].reason
+    assert all(torch.allclose(played.state["model"][n], t - 2.0) for n, t in STATE["model"].items())

@@ -67,7 +67,7 @@ class EngineConfig(Section):
 
 
 class FederationConfig(Section):
-    """When a round between real sites closes; a simulation does not wait."""
+    """What a server takes from its clients, and when a round between real sites closes; a simulation does not wait."""
 
     quorum: int = Field(
         default=1, ge=1, description="updates without which a round stays open past its deadline"
@@ -76,6 +76,9 @@ class FederationConfig(Section):
         default=None,
         gt=0,
         description="seconds from when a quorum of sites is there; none: until every site asked has answered",
+    )
+    norm_bound: float | None = Field(
+        default=None, gt=0, description="an update of a greater Euclidean norm is refused; none: any is taken"
     )
 
 

@@ -6,8 +6,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Rec
 from pydantic import Field
 
 from fedadapt.engines.flower.pipe import Parcel
-from fedadapt.errors import FrameError
-from fedadapt.federation.handshake import Digest, Document, Fit, Line, parse
+from fedadapt.errors import FrameError, one_line
+from fedadapt.federation.handshake import Complaint, Digest, Document, Fit, parse
 
 HELLO, CHUNK, ROUND = (
     f"{MessageType.QUERY}.hello",
@@ -33,7 +33,7 @@ class Piece(Document):
     backbone: Digest
     offset: int = Field(ge=0)
     total: int = Field(ge=0)
-    problem: Line = ""
+    problem: Complaint = ""
 
 
 class Ask(Document):
@@ -64,7 +64,7 @@ class Answer(Document):
 
     round: int = Field(ge=1)
     client: int = Field(ge=0)
-    failure: Line = ""
+    failure: Complaint = ""
     stranger: bool = False
 
 
@@ -74,7 +74,7 @@ def refusal(parcel: Parcel, error: Exception) -> Parcel:
     Raises:
         FrameError: the message is none of ours.
     """
-    problem = " ".join(str(error).split())[:500]
+    problem = one_line(error)[:500]
     said: Document
     if parcel.kind == HELLO:
         said = Fit(client=parse(Greeting, parcel.text).client, problem=problem)

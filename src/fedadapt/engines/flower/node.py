@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedadapt.engines.flower.pipe import is_attended
-from fedadapt.engines.flower.processes import Child, free_port, program
+from fedadapt.engines.flower.processes import EXECUTOR, Child, free_port, program
 from fedadapt.errors import ConfigError, EngineError
 
 LONGEST_PAUSE_S = 60.0
@@ -88,7 +88,9 @@ def keep_joined(
     command = [sys.executable, "-m", module, str(home / SOCKET), *arguments]
     at_work = _Kept("worker", Child(command, home, home / "worker.log"), say)
     node = _Kept(
-        "Flower's SuperNode", Child(_node_command(way, home / SOCKET), home, home / "supernode.log"), say
+        "Flower's SuperNode",
+        Child(_node_command(way, home / SOCKET), home, home / "supernode.log", EXECUTOR),
+        say,
     )
     (home / SOCKET).unlink(missing_ok=True)
     try:
