@@ -11,6 +11,7 @@ import torch
 from contracts.cases import first_state, tiny_model, tiny_party
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from storm import storm
 
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.messages import EVERYONE, Reply
@@ -190,3 +191,8 @@ def test_an_update_beyond_the_bound_is_refused(sound):
     assert [record.outcome for record in played.clients] == [Outcome.ACCEPTED, Outcome.REFUSED]
     assert "federation.norm_bound is" in played.clients[1].reason
     assert all(torch.allclose(played.state["model"][n], t - 2.0) for n, t in STATE["model"].items())
+
+
+def test_twisted_frames_are_refused():
+    """Noise, cuts, altered headers and false lengths, half of them with a right checksum; a million in tests/slow."""
+    assert storm(3000, seed=1) == 0

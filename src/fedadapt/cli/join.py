@@ -44,7 +44,8 @@ def command(
         if file is not None and not file.is_file():
             raise ConfigError(f"there is no file {file}")
 
-    from fedadapt.engines.flower.node import Way, keep_joined
+    from fedadapt.cli.follow import follow
+    from fedadapt.engines.flower.node import WORKER_LOG, Way, keep_joined
     from fedadapt.engines.flower.site_file import load_site
 
     # Reading the site file here loads nothing heavy; all else is checked by the worker before the site joins.
@@ -54,4 +55,5 @@ def command(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     way = Way(address, None if insecure else ca, None if insecure else key)
-    keep_joined(way, worker, home, typer.echo, stop)
+    with follow(home / WORKER_LOG, typer.echo):
+        keep_joined(way, worker, home, typer.echo, stop)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 from fedadapt.engines.flower import pipe
@@ -25,7 +27,14 @@ def open_desk(paths: Mapping[str, Path]) -> pipe.Desk:
     recipe = paths.get("recipe")
     site = FederationSite(paths["site"], None if recipe is None else load_config(recipe))
     site.load()
-    return SiteDesk(site)
+    return SiteDesk(site, _say)
+
+
+def _say(line: str) -> None:
+    # A log that cannot be written, because the disk is full, is no reason not to answer.
+    with suppress(OSError):
+        sys.stdout.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
+        sys.stdout.flush()
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -372,3 +372,14 @@ def test_a_node_that_fails_is_greeted_after_a_pause(grid):
         line for line in said if line.startswith("node 10 did not answer query.hello: ImportError no")
     ]
     assert 5 <= len(failures) <= 8
+
+
+def test_a_refused_site_that_was_mended_is_let_in(grid):
+    """It need not have been seen to go, and while it does not fit the log says so once."""
+    engine, said = engine_on(grid, clients=1)
+    site = ScriptedSite(0, fit={"codec": "int8"})
+    grid.add(10, site)
+    grid.at(200, site.fit.clear)
+    assert answered(engine.exchange(requests(clients=(0,)))) == [(1, 0, b"0")]
+    assert sum("is refused" in line for line in said) == 1
+    assert 200 <= grid.now < 245

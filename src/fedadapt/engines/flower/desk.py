@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from fedadapt.engines.flower.carry import CHUNK, HELLO, ROUND, Answer, Ask, Greeting, Piece, refusal
 from fedadapt.engines.flower.pipe import Parcel
-from fedadapt.errors import FedadaptError, FrameError
+from fedadapt.errors import FedadaptError, FrameError, one_line
 from fedadapt.federation.handshake import Document, Fit, Terms, parse
 from fedadapt.federation.messages import Reply, Request
 
@@ -32,10 +33,12 @@ class SiteDesk:
 
     Args:
         site: who answers.
+        say: told in one line what was asked and how it went.
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, say: Callable[[str], None] = lambda line: None) -> None:
         self._site = site
+        self._say = say
 
     def __call__(self, parcel: Parcel) -> Parcel:
         """The answer to one message.
@@ -49,12 +52,20 @@ class SiteDesk:
         try:
             said, frame = handle(parcel)
         except (FedadaptError, OSError, MemoryError) as error:
+            self._say(f"cannot answer {parcel.kind}: {one_line(error)}")
             return refusal(parcel, error)
         return Parcel(parcel.kind, said.model_dump_json(), frame)
 
     def _greet(self, parcel: Parcel) -> tuple[Document, bytes]:
         greeting = parse(Greeting, parcel.text)
-        return self._site.greet(parse(Terms, greeting.terms), greeting.client), b""
+        fit = self._site.greet(parse(Terms, greeting.terms), greeting.client)
+        if fit.problem:
+            self._say(f"does not fit the federation: {fit.problem}")
+        elif fit.missing_from is not None:
+            self._say(f"fetches the backbone, from byte {fit.missing_from:,} on")
+        else:
+            self._say(f"takes part as client {fit.client} with {fit.num_examples} samples")
+        return fit, b""
 
     def _take(self, parcel: Parcel) -> tuple[Document, bytes]:
         piece = parse(Piece, parcel.text)
@@ -66,5 +77,9 @@ class SiteDesk:
         said = Answer(round=ask.round, client=ask.client)
         reply = self._site.answer(ask.run, Request(ask.round, ask.client, parcel.frame), ask.accepted)
         if reply is None:
+            self._say(f"round {ask.round}: asked before it shook hands; greeted anew")
             return said.model_copy(update={"stranger": True}), b""
+        self._say(
+            f"round {ask.round}: {one_line(reply.failure) or f'answers with {len(reply.frame):,} bytes'}"
+        )
         return said.model_copy(update={"failure": reply.failure[:500]}), reply.frame

@@ -56,6 +56,7 @@ class _Sites:
     greeted: set[int] = field(default_factory=set)
     node_of: dict[int, int] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
     due: dict[int, float] = field(default_factory=dict)
 
     def client_at(self, node: int) -> int | None:
@@ -247,20 +248,29 @@ class FlowerEngine:
         try:
             fit = parse(Fit, text_of(message))
         except FrameError as error:
-            self._mandate.say(f"node {sent.node} is refused: {error}")
+            self._refuse(sent.node, str(error))
             return
         if fit.missing_from is not None and not fit.problem:
             self._send_piece(sent.node, fit.missing_from)
             return
         problem = misfit(self._mandate.terms, fit) or self._number_problem(fit.client, sent)
         if problem:
-            self._mandate.say(f"node {sent.node} is refused: {problem}")
+            self._refuse(sent.node, problem)
             return
         held = self._sites.node_of.get(fit.client)
         self._sites.node_of[fit.client] = sent.node
         self._sites.failures.pop(sent.node, None)
+        self._sites.refused.pop(sent.node, None)
         again = "" if held in (None, sent.node) else ", in place of another node"
         self._mandate.say(f"client {fit.client} is here with {fit.num_examples} samples{again}")
+
+    def _refuse(self, node: int, problem: str) -> None:
+        """Lets a node take no part; it is greeted anew now and then, in case it was mended and not seen to go."""
+        if self._sites.refused.get(node) != problem:
+            self._mandate.say(f"node {node} is refused: {problem}")
+        self._sites.refused[node] = problem
+        self._sites.due[node] = self._clock() + LONGEST_PAUSE_S
+        self._forget(node)
 
     def _number_problem(self, client: int, sent: _Sent) -> str:
         if self._mandate.numbers and client != sent.client:
@@ -272,9 +282,7 @@ class FlowerEngine:
     def _send_piece(self, node: int, offset: int) -> None:
         total = self._mandate.terms.backbone_bytes
         if offset >= total:
-            self._mandate.say(
-                f"node {node} is refused: it asks for byte {offset} of a backbone of {total} bytes"
-            )
+            self._refuse(node, f"it asks for byte {offset} of a backbone of {total} bytes")
             return
         piece = Piece(backbone=self._mandate.terms.backbone, offset=offset, total=total)
         data = self._mandate.backbone(offset, min(PIECE_BYTES, total - offset))
@@ -286,10 +294,10 @@ class FlowerEngine:
         try:
             piece = parse(Piece, text_of(message))
         except FrameError as error:
-            self._mandate.say(f"node {sent.node} is refused: {error}")
+            self._refuse(sent.node, str(error))
             return
         if piece.problem:
-            self._mandate.say(f"node {sent.node} is refused: {piece.problem}")
+            self._refuse(sent.node, piece.problem)
         elif piece.offset < self._mandate.terms.backbone_bytes:
             self._send_piece(sent.node, piece.offset)
         else:

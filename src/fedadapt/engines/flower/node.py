@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import ssl
 import sys
 import threading
 import time
@@ -12,13 +15,14 @@ from pathlib import Path
 from fedadapt.engines.flower.pipe import is_attended
 from fedadapt.engines.flower.processes import EXECUTOR, Child, free_port, program
 from fedadapt.errors import ConfigError, EngineError
+from fedadapt.runs.lock import acquire
 
 LONGEST_PAUSE_S = 60.0
 GOOD_START_S = 5.0
 """Whoever lives longer than this began well, and is not waited for long when it dies."""
 
 LOOK_S = 0.5
-SOCKET = "worker.sock"
+SOCKET, WORKER_LOG = "worker.sock", "worker.log"
 
 
 @dataclass(frozen=True)
@@ -81,17 +85,20 @@ def keep_joined(
 
     Raises:
         ConfigError: a path cannot be told to Flower.
-        EngineError: Flower is not installed, or the worker cannot begin; its reason is the message.
+        RunError: the site is joined already.
+        EngineError: Flower is not installed, the server is not trusted, or the worker cannot begin.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _check_server(way)
     module, *arguments = worker
     command = [sys.executable, "-m", module, str(home / SOCKET), *arguments]
-    at_work = _Kept("worker", Child(command, home, home / "worker.log"), say)
+    at_work = _Kept("worker", Child(command, home, home / WORKER_LOG), say)
     node = _Kept(
         "Flower's SuperNode",
-        Child(_node_command(way, home / SOCKET), home, home / "supernode.log", EXECUTOR),
+        Child(node_command(way, home / SOCKET), home, home / "supernode.log", EXECUTOR),
         say,
     )
+    lock = acquire(home)
     (home / SOCKET).unlink(missing_ok=True)
     try:
         at_work.start()
@@ -108,18 +115,49 @@ def keep_joined(
     finally:
         node.child.stop()
         at_work.child.stop()
+        os.close(lock)
 
 
-def _node_command(way: Way, socket: Path) -> list[str]:
-    if set(str(socket)) & set("\"'\\"):
+def _check_server(way: Way) -> None:
+    """Shakes hands with the server once, because Flower tries for ever with a server that is not whom it should be.
+
+    A server that cannot be reached now may be there later; that is no error.
+    """
+    if way.authority is None:
+        return
+    host, _, port = way.address.rpartition(":")
+    try:
+        context = ssl.create_default_context(cafile=str(way.authority))
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(f"--ca {way.authority} is no certificate in PEM: {error}") from error
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10) as line:
+            context.wrap_socket(line, server_hostname=host.strip("[]")).close()
+    except ssl.SSLCertVerificationError as error:
+        raise EngineError(
+            f"server {way.address} is not trusted: {error.verify_message}; --ca must be the authority that signed its "
+            "certificate, and the certificate must name this host"
+        ) from error
+    except OSError:
+        return
+
+
+def node_command(way: Way, place: Path) -> list[str]:
+    """The SuperNode of a site whose worker is at `place`.
+
+    Raises:
+        ConfigError: the path cannot be told to Flower.
+        EngineError: Flower is not installed.
+    """
+    if set(str(place)) & set("\"'\\"):
         raise ConfigError(
-            f"path {socket} holds a quote or backslash, which Flower cannot be told; move the site file"
+            f"path {place} holds a quote or backslash, which Flower cannot be told; move the site file"
         )
     command = [
         program("flower-supernode"),
         f"--superlink={way.address}",
         f"--port={free_port()}",
-        f'--node-config=worker="{socket}"',
+        f'--node-config=worker="{place}"',
     ]
     command.append("--insecure" if way.authority is None else f"--root-certificates={way.authority}")
     return command if way.key is None else [*command, f"--auth-supernode-private-key={way.key}"]
