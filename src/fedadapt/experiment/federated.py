@@ -101,7 +101,7 @@ def _numbers(path: Path) -> dict[int, int]:
 def _server_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
     """What a server has: the test set, the names of the classes and the shape of the images; nobody's samples."""
     dataset, measured_on = load_data(config)
-    return dataset, measured_on, Clients([], [])
+    return dataset, measured_on, Clients()
 
 
 def _terms(experiment: Experiment, store: RunStore, path: Path) -> Terms:
