@@ -11,7 +11,7 @@ from typing import Any
 
 from fedadapt.errors import RunError
 from fedadapt.runs.records import Direction
-from fedadapt.runs.store import RunStore
+from fedadapt.runs.results import RunRecord, read_record
 
 
 @dataclass(frozen=True)
@@ -172,15 +172,16 @@ def summarise(path: Path) -> RunSummary:
         RunError: the directory is missing or damaged, or no round is committed yet.
     """
     path = Path(path)
-    with RunStore.read(path) as store:
-        rounds = store.rounds()
-        if not rounds:
-            raise RunError(f"run {path} has no committed round to report; start it anew with `fedadapt run`")
-        # A writer may commit between two of these calls; the report is of the rounds seen first.
-        last = rounds[-1].round
-        clients = [record for record in store.clients() if record.round <= last]
-        totals = [total for total in store.ledger_totals() if total.round <= last]
-        manifest = store.manifest
+    record = read_record(path)
+    if not record.rounds:
+        raise RunError(f"run {path} has no committed round to report; start it anew with `fedadapt run`")
+    return summary(record, path)
+
+
+def summary(record: RunRecord, path: Path) -> RunSummary:
+    """A run as its record tells it; at least one round is committed."""
+    manifest, rounds, clients, totals = record.manifest, record.rounds, record.clients, record.totals
+    last = rounds[-1].round
     group_bytes: Counter[tuple[Direction, str]] = Counter()
     for _, direction, group, num_bytes in totals:
         group_bytes[Direction(direction), group] += num_bytes
