@@ -167,7 +167,7 @@ def play_on(
         Interrupted: Ctrl-C; everything up to the last round is on disk.
     """
     config = experiment.config
-    with flushed_denormals(), _interruptible() as stop_asked:
+    with flushed_denormals(), interruptible() as stop_asked:
         if store.last_round is None:
             first = experiment.first_state()
             store.commit(RoundRecord(0, first, metrics=_measure(experiment, first)))
@@ -263,8 +263,8 @@ def _mean_loss(played: Played) -> float | None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a wish to stop after this round; the second stops at once."""
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a wish to stop when it suits; the second stops at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
