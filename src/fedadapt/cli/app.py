@@ -20,6 +20,7 @@ from fedadapt.cli import (
     resume,
     run,
     serve,
+    watch,
 )
 from fedadapt.errors import FedadaptError
 
@@ -35,6 +36,7 @@ for name, command in (
     ("resume", resume.command),
     ("plan", plan.command),
     ("partition", partition.command),
+    ("watch", watch.command),
     ("report", report.command),
     ("compare", compare.command),
     ("export", export.command),
