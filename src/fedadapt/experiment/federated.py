@@ -13,7 +13,7 @@ import torch
 
 from fedadapt.backbones.weights import save_weights
 from fedadapt.data.dataset import Dataset, Split
-from fedadapt.engines import Engine
+from fedadapt.engines.engine import Engine
 from fedadapt.engines.flower.mandate import Mandate, Patience
 from fedadapt.errors import ConfigError, RunError
 from fedadapt.experiment.build import Clients, Experiment, build, load_data, manifest
@@ -101,7 +101,7 @@ def _numbers(path: Path) -> dict[int, int]:
 def _server_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
     """What a server has: the test set, the names of the classes and the shape of the images; nobody's samples."""
     dataset, measured_on = load_data(config)
-    return dataset, measured_on, Clients([], [])
+    return dataset, measured_on, Clients()
 
 
 def _terms(experiment: Experiment, store: RunStore, path: Path) -> Terms:
