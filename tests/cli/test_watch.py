@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import urllib.request
+from functools import partial
 
 import pytest
 from tiny import start
@@ -89,7 +90,9 @@ def test_ctrl_c_ends_watching_quietly(written):
     """Whoever stops watching gets no error, and the page that was live waits no more."""
     path, _ = written
     for command in (["watch"], ["report", "--live"]):
-        watcher = start(*command, path)
+        # A shell that starts the tests in the background has them ignore the signal.
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        watcher = start(*command, path, preexec_fn=heed)
         assert watcher.stdout.readline()
         watcher.send_signal(signal.SIGINT)
         _, errors = watcher.communicate()
