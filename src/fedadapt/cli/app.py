@@ -17,9 +17,11 @@ from fedadapt.cli import (
     plan,
     pretrain,
     report,
+    results,
     resume,
     run,
     serve,
+    study,
     watch,
 )
 from fedadapt.errors import FedadaptError
@@ -38,6 +40,8 @@ for name, command in (
     ("partition", partition.command),
     ("watch", watch.command),
     ("report", report.command),
+    ("study", study.command),
+    ("results", results.command),
     ("compare", compare.command),
     ("export", export.command),
     ("inspect", inspect.command),
