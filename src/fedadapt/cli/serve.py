@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedadapt.cli.options import RecipeArgument, RunsFolderOption, SetOption
+from fedadapt.cli.options import (
+    MetricsHostOption,
+    MetricsPortOption,
+    RecipeArgument,
+    RunsFolderOption,
+    SetOption,
+)
 from fedadapt.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -24,6 +31,8 @@ def command(
     site: Annotated[
         list[str], typer.Option(metavar="NUMBER=KEY.pub", help="A site's number and public key; repeatable.")
     ] = [],  # noqa: B006
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = "127.0.0.1",
     *,
     insecure: Annotated[bool, typer.Option("--insecure", help="No TLS and no keys; loopback only.")] = False,
 ) -> None:
@@ -50,6 +59,7 @@ def command(
     from fedadapt.engines.flower.server import Address, FlowerServer
     from fedadapt.experiment import load_config
     from fedadapt.experiment.federated import begin, rounds_done, write_numbers
+    from fedadapt.report.prometheus import exposed
     from fedadapt.runs.log import LOG
 
     config = load_config(recipe, settings)
@@ -66,7 +76,10 @@ def command(
         lambda nodes: write_numbers(path, nodes),
         typer.echo,
     )
-    with follow(path / LOG, typer.echo):
+    with (
+        follow(path / LOG, typer.echo),
+        nullcontext() if metrics_port is None else exposed(path, metrics_port, metrics_host),
+    ):
         server.keep_going()
     typer.echo(f"done: {path}   see it with: fedadapt report {path}")
 
