@@ -41,9 +41,11 @@ KINDS = {
 
 
 def recipe(rounds: int, deadline_s: float) -> str:
-    """A run file for three sites that keep norms of their own, so that what they remember matters."""
-    text = TOML.replace("num_clients = 4", "num_clients = 3")
-    text = text.replace("rounds = 3", f"rounds = {rounds}\nnorms = {{name = 'local'}}")
+    """A run file for three sites under SCAFFOLD: what each remembers matters, and so does what the server keeps."""
+    text = TOML.replace("num_clients = 4", "num_clients = 3").replace("limit = 120", "limit = 300")
+    text = text.replace("lr = 0.01", "lr = 0.1\nbatch_size = 16")
+    top = f"rounds = {rounds}\nadapter = {{name = 'full'}}\nnorms = {{name = 'averaged'}}\nalgorithm = {{name = 'scaffold'}}"
+    text = text.replace("rounds = 3", top)
     return text + f"[engine]\nchunk = 1\n[federation]\nquorum = 1\ndeadline_s = {deadline_s}\n"
 
 
