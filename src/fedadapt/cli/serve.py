@@ -35,11 +35,18 @@ def command(
     metrics_host: MetricsHostOption = "127.0.0.1",
     *,
     insecure: Annotated[bool, typer.Option("--insecure", help="No TLS and no keys; loopback only.")] = False,
+    prepare: Annotated[
+        Path | None,
+        typer.Option(help="Start nothing: begin the run, and write the app for `flwr run` to this folder."),
+    ] = None,
 ) -> None:
     """Lead a federation between real sites: start Flower's server, wait for sites, play the rounds."""
     from fedadapt.engines.flower import require_flower
 
     require_flower()
+    if prepare is not None:
+        _prepare(recipe, settings, runs, prepare)
+        return
     if insecure and host not in LOOPBACK:
         raise ConfigError(
             f"--insecure works on the loopback interface only, got --host {host}; add --host 127.0.0.1"
@@ -82,6 +89,17 @@ def command(
     ):
         server.keep_going()
     typer.echo(f"done: {path}   see it with: fedadapt report {path}")
+
+
+def _prepare(recipe: Path, settings: list[str], runs: Path, folder: Path) -> None:
+    """For a SuperLink that somebody else keeps."""
+    from fedadapt.engines.flower.processes import write_bundle
+    from fedadapt.experiment import load_config
+    from fedadapt.experiment.federated import begin
+
+    path = begin(load_config(recipe, settings), runs)
+    write_bundle(folder, path)
+    typer.echo(f"begun: {path}   play it with: flwr run {folder}")
 
 
 def _keys(sites: list[str]) -> dict[int, Path]:
