@@ -28,6 +28,7 @@ ROOMS = {
     "partition": "fedadapt.data.partitions",
     "algorithm": "fedadapt.algorithms",
     "codec": "fedadapt.codecs",
+    "attack": "fedadapt.federation.attacks",
 }
 """Where the factories of each kind live: a module, or a package of modules."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from fedadapt.data.holdout import hold_out, split_off
 from fedadapt.data.skew import label_counts
 from fedadapt.errors import ConfigError, DataError
 from fedadapt.experiment.config import RunConfig
+from fedadapt.federation.attacks import Attack, choose_attackers
 from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import ExchangePlan, make_plan
 from fedadapt.federation.serve import Party
@@ -60,6 +61,8 @@ class Experiment:
     backbone: Backbone
     model: AdaptedModel
     algorithm: Algorithm
+    attack: Attack
+    attackers: frozenset[int]
     plan: ExchangePlan
     wire: Wire
     mean: tuple[float, ...]
@@ -74,7 +77,7 @@ class Experiment:
             algorithm=self.algorithm,
             train=self.config.train,
             rounds=self.config.rounds,
-            split=self.dataset.train,
+            split=self._train_split(),
             indices=self.clients.train,
             augment=Augment(pad=augment.pad, flip=augment.flip),
             mean=self.mean,
@@ -82,6 +85,17 @@ class Experiment:
             seeds=self.seeds,
             memory=memory,
         )
+
+    def _train_split(self) -> Split:
+        """The train split with the labels that clients train on: those of attackers may be false."""
+        train, falsify = self.dataset.train, self.attack.labels
+        if falsify is None or not self.attackers:
+            return train
+        labels = train.labels.clone()
+        for client in self.attackers:
+            own = self.clients.train[client]
+            labels[own] = falsify(labels[own], self.dataset.num_classes)
+        return replace(train, labels=labels)
 
     @property
     def bytes_once(self) -> int:
@@ -176,6 +190,11 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     adapter = config.adapter.create("adapter")
     head = config.head.create("head policy")
     algorithm = config.algorithm.create("algorithm")
+    attack = config.attack.create("attack")
+    hostile = config.attack.name != "none"
+    attackers = (
+        choose_attackers(config.data.num_clients, config.attack.share, seeds) if hostile else frozenset()
+    )
     coding = build_coding(config)
     build_backbone = config.backbone.create("backbone")
     device = config.train.resolve_device()
@@ -208,7 +227,20 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     model.to(device, config.train.dtype)
     wire = Wire(plan, backbone_digest=model.digest, seeds=seeds, **coding)
     return Experiment(
-        config, seeds, dataset, measured_on, clients, backbone, model, algorithm, plan, wire, mean, std
+        config,
+        seeds,
+        dataset,
+        measured_on,
+        clients,
+        backbone,
+        model,
+        algorithm,
+        attack,
+        attackers,
+        plan,
+        wire,
+        mean,
+        std,
     )
 
 

@@ -36,6 +36,10 @@ def begin(config: RunConfig, folder: Path) -> Path:
     quorum, asked = config.federation.quorum, config.cohort or config.data.num_clients
     if quorum > asked:
         raise ConfigError(f"federation.quorum is {quorum}, but only {asked} clients are asked in a round")
+    if config.attack.name != "none":
+        raise ConfigError(
+            f"attack is {config.attack.name!r}, but sites are what they are; leave it out, or simulate with: fedadapt run"
+        )
     path = folder / config.name
     if (path / FILE).exists():
         with RunStore.read(path) as store:

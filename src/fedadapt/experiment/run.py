@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from fedadapt.engines import Engine, LocalEngine
+from fedadapt.engines import Engine, HostileEngine, LocalEngine
 from fedadapt.errors import Interrupted, RunError
 from fedadapt.experiment.build import Experiment, LoadData, build, build_data, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, make_config
@@ -143,7 +143,11 @@ def rebuild(store: RunStore, load: LoadData = build_data) -> Experiment:
 
 def _simulate(experiment: Experiment, store: RunStore, watcher: Watcher) -> None:
     memory = StoredMemory(store)
-    engine = LocalEngine(experiment.party(memory), experiment.config.engine.chunk)
+    engine: Engine = LocalEngine(experiment.party(memory), experiment.config.engine.chunk)
+    if experiment.attack.upload is not None:
+        engine = HostileEngine(
+            engine, experiment.wire, experiment.algorithm, experiment.attackers, experiment.attack.upload
+        )
     play_on(experiment, store, engine, memory, watcher)
 
 

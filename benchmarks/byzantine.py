@@ -1,0 +1,139 @@
+"""Robust aggregation against a fifth of the clients lying, and what it costs where nobody does.
+
+``python benchmarks/byzantine.py [--seeds 0 1] [--runs RUNS] [--out docs/results/byzantine]``
+
+Every rule of `RULES` under every attack of `ATTACKS` and under none, for every seed: the clients' samples, the
+attackers and all else follow from it. Every run is a run directory: stopped at any instant, the same command goes on.
+A run whose model comes to NaN ends there and counts with chance, one in ten. Writes ``results.json``,
+``results.md`` and ``figure.svg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+from fedadapt.errors import RunError
+from fedadapt.experiment import load_config, resume, run
+from fedadapt.report.gather import RunSummary, summarise
+
+mpl.use("svg")
+from matplotlib import pyplot as plt  # noqa: E402  the backend has to be chosen first
+
+RECIPE = Path("recipes/byzantine.toml")
+RULES = {
+    "fedavg": "fedavg",
+    "median": "median",
+    "trimmed_mean": "{ name = 'trimmed_mean', fraction = 0.2 }",
+    "krum": "{ name = 'krum', attackers = 3 }",
+    "multi_krum": "{ name = 'multi_krum', attackers = 3 }",
+    "bulyan": "{ name = 'bulyan', attackers = 3 }",
+    "geometric_median": "geometric_median",
+}
+ATTACKS = {
+    "honest": "none",
+    "sign_flip": "{ name = 'sign_flip', factor = 4.0, share = 0.2 }",
+    "scaled": "{ name = 'scaled', factor = 10.0, share = 0.2 }",
+    "label_flip": "{ name = 'label_flip', share = 0.2 }",
+}
+CHANCE = 0.1
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+
+
+def finish(folder: Path, rule: str, attack: str, seed: int) -> RunSummary:
+    """One run, to its end or to where its model is no model any more."""
+    name = f"byzantine-{rule}-{attack}-{seed}"
+    path = folder / name
+    try:
+        if (path / "run.sqlite").exists():
+            resume(path)
+        else:
+            settings = (f"algorithm={RULES[rule]}", f"attack={ATTACKS[attack]}", f"seed={seed}")
+            run(load_config(RECIPE, [f"name={name}", *settings]), folder)
+    except RunError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+    return summarise(path)
+
+
+def table(accuracies: dict[str, dict[str, list[float]]]) -> str:
+    """Mean accuracy by rule and attack, with the lowest and highest seed, as Markdown."""
+    lines = [f"| rule | {' | '.join(ATTACKS)} |", "|---|" + "---|" * len(ATTACKS)]
+    for rule, by_attack in accuracies.items():
+        cells = []
+        for values in by_attack.values():
+            low, high = 100 * min(values), 100 * max(values)
+            cells.append(f"{100 * statistics.mean(values):.1f} % ({low:.1f} to {high:.1f})")
+        lines.append(f"| {rule} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(accuracies: dict[str, dict[str, list[float]]], out: Path) -> None:
+    """A row a rule, a mark a run, a colour and a shape an attack."""
+    plt.rcParams |= {"svg.hashsalt": "fedadapt", "svg.fonttype": "none", "font.size": 11}
+    figure, axes = plt.subplots(figsize=(7, 0.55 * len(accuracies) + 1.3), layout="constrained")
+    for place, attack in enumerate(ATTACKS):
+        points = [
+            (100 * value, row + 0.15 * (place - 1.5))
+            for row, by_attack in enumerate(accuracies.values())
+            for value in by_attack[attack]
+        ]
+        axes.scatter(
+            *zip(*points, strict=True), label=attack, color=COLOURS[place], marker="osD^"[place], s=30
+        )
+    axes.set_yticks(range(len(accuracies)), list(accuracies))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("accuracy after the last round, %")
+    axes.grid(axis="x", color="#d9dee3")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0)
+    figure.legend(loc="outside upper left", ncols=len(ATTACKS), frameon=False, handletextpad=0.1)
+    figure.savefig(out, metadata={"Date": None})
+
+
+def main() -> None:
+    """Runs what is missing and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/byzantine"))
+    arguments = parser.parse_args()
+    accuracies: dict[str, dict[str, list[float]]] = {rule: defaultdict(list) for rule in RULES}
+    rows: list[dict[str, Any]] = []
+    for seed in arguments.seeds:
+        for attack in ATTACKS:
+            for rule in RULES:
+                summary = finish(arguments.runs, rule, attack, seed)
+                accuracy = summary.accuracy if summary.finished else None
+                accuracies[rule][attack].append(CHANCE if accuracy is None else accuracy)
+                row = {"rule": rule, "attack": attack, "seed": seed, "accuracy": accuracy}
+                rows.append(row | {"rounds": summary.rounds, "cpu_s": round(summary.cpu_s, 1)})
+                print(json.dumps(rows[-1]), flush=True)
+    manifest = summary.manifest
+    told = {
+        "command": f"python benchmarks/byzantine.py --seeds {' '.join(map(str, arguments.seeds))}",
+        "recipe": load_config(RECIPE).model_dump(mode="json"),
+        "rules": RULES,
+        "attacks": ATTACKS,
+        "test_images": manifest["data"]["test"],
+        "hardware": manifest["hardware"],
+        "versions": manifest["versions"],
+        "backbone": manifest["backbone"],
+        "rows": rows,
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "results.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    (arguments.out / "results.md").write_text(table(accuracies), encoding="utf-8")
+    draw(accuracies, arguments.out / "figure.svg")
+    print(table(accuracies))
+
+
+if __name__ == "__main__":
+    main()
