@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fedadapt.data.dataset import Split
+from fedadapt.data.holdout import hold_out
 from fedadapt.errors import DataError
 from fedadapt.registry import create, names
 from fedadapt.seeds import Seeds
@@ -19,14 +20,23 @@ PARTITIONS = [
     ("dirichlet", {"alpha": 0.3, "balanced": True}),
     ("dirichlet", {"alpha": 100.0}),
     ("domains", {}),
+    ("domains_dirichlet", {"alpha": 0.3}),
+    ("log_normal", {"sigma": 2.0}),
+    ("natural_id", {}),
+    ("pathological", {"classes": 2}),
+    ("power_law", {"exponent": 1.5}),
+    ("shards", {"shards": 2}),
 ]
-NUM_DOMAINS = 3
+NUM_DOMAINS, NUM_IDS = 3, 12
+MAY_GIVE_UP = {"dirichlet", "domains_dirichlet", "pathological"}
+"""A draw may leave a client without samples eleven times in a row, or a class without as many samples as takers."""
 
 
 def make_split(count: int, seed: int = 0) -> Split:
-    """Random labels of five classes, in three domains in turn."""
+    """Random labels of five classes, in three domains and of twelve people in turn."""
     labels = torch.randint(5, (count,), generator=torch.Generator().manual_seed(seed))
-    return Split(torch.zeros(count, 1, 1, 1, dtype=torch.uint8), labels, torch.arange(count) % NUM_DOMAINS)
+    images, turns = torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.arange(count)
+    return Split(images, labels, turns % NUM_DOMAINS, turns % NUM_IDS)
 
 
 def test_every_partition_is_here():
@@ -43,8 +53,7 @@ def test_clients_share_all_samples_and_no_sample_is_shared(name, options, count,
     try:
         clients = create("partition", name, options)(make_split(count), NUM_DOMAINS * each, Seeds(seed))
     except DataError:
-        # A draw may leave a client without samples eleven times in a row; only this one may.
-        assert name == "dirichlet"
+        assert name in MAY_GIVE_UP
         assume(condition=False)
     assert len(clients) == NUM_DOMAINS * each
     assert sorted(torch.cat(clients).tolist()) == list(range(count))
@@ -72,8 +81,19 @@ def test_global_random_states_are_left_alone(name, options):
         return np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()  # noqa: NPY002
 
     before = states()
-    create("partition", name, options)(make_split(60), 3, Seeds(0))
+    create("partition", name, options)(make_split(60), 6, Seeds(0))
     assert states() == before
+
+
+@pytest.mark.parametrize(("name", "options"), PARTITIONS)
+def test_local_tests_follow_each_client(name, options):
+    """What a client holds out has each of its classes in the share it has of the client, to within one sample."""
+    split = make_split(300)
+    for client, own in enumerate(create("partition", name, options)(split, 6, Seeds(3))):
+        _, held = hold_out(own, split.labels, 0.25, Seeds(3).torch("local test", client=client))
+        assert set(held.tolist()) <= set(own.tolist())
+        counts, kept = (torch.bincount(split.labels[part], minlength=5) for part in (own, held))
+        assert ((kept - counts * len(held) / max(len(own), 1)).abs() < 1).all()
 
 
 @pytest.mark.parametrize(("name", "options"), PARTITIONS)
