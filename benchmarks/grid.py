@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ TECHNIQUES = (
     "moon",
     "ditto",
 )
-SETS = {"full": 0.01, "parallel": 0.05}
+SETS = {"full": 0.03, "parallel": 0.1}
 """Learning rates by what is trained."""
 
 DISTRIBUTIONS = {
@@ -153,7 +153,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Runs what is missing and writes the results."""
+    """Runs what is missing, and writes the results whenever a distribution is done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--data", type=Path, help="an npz file with domains; without it digits in four styles"
@@ -168,24 +168,36 @@ def main() -> None:
     if not file.exists():
         options = {"size": arguments.size} | ({"path": str(arguments.data)} if arguments.data else {})
         write_slice(create("source", "npz" if arguments.data else "digits", options), file, *arguments.images)
-    rows = []
-    for cell in cells():
-        summary = finish(cell, file, arguments.runs, arguments.settings)
-        rows.append(as_row(cell, summary))
-        print(json.dumps(rows[-1]), flush=True)
-    data = f"--data {arguments.data.name} " if arguments.data else ""
+    rows: list[dict[str, Any]] = []
+    for distribution in DISTRIBUTIONS:
+        for cell in cells(distributions=[distribution]):
+            summary = finish(cell, file, arguments.runs, arguments.settings)
+            rows.append(as_row(cell, summary))
+            print(json.dumps(rows[-1]), flush=True)
+        write(rows, summary.manifest, arguments, arguments.out)
+
+
+def write(
+    rows: Sequence[dict[str, Any]], manifest: Mapping[str, Any], asked: argparse.Namespace, out: Path
+) -> None:
+    """Writes all that there is so far."""
+    words = ["python benchmarks/grid.py", *(["--data", asked.data.name] if asked.data else [])]
+    words += ["--size", asked.size, "--images", *asked.images]
+    words += [word for setting in asked.settings for word in ("--set", f'"{setting}"')]
     told = {
-        "command": f"python benchmarks/grid.py {data}--size {arguments.size} "
-        f"--images {' '.join(map(str, arguments.images))}",
-        "recipe": summary.manifest["config"],
-        "hardware": summary.manifest["hardware"],
-        "versions": summary.manifest["versions"],
-        "rows": rows,
+        "command": " ".join(map(str, words)),
+        "recipe": load_config(RECIPE, asked.settings).model_dump(mode="json"),
+        "rates": SETS,
+        "distributions": DISTRIBUTIONS,
+        "backbone": manifest["backbone"],
+        "hardware": manifest["hardware"],
+        "versions": manifest["versions"],
+        "rows": list(rows),
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "results.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    (arguments.out / "results.md").write_text(table(rows), encoding="utf-8")
-    print(table(rows))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    (out / "results.md").write_text(table(rows), encoding="utf-8")
+    print(table(rows), flush=True)
 
 
 def _styled(split: Split) -> Split:

@@ -85,15 +85,17 @@ def test_an_attacked_run_is_worse_and_resumes(tmp_path, attack):
 
 
 def test_flipped_labels_are_those_of_attackers_alone():
-    """Attackers train on 9 - c; what others train on, and what anybody is measured on, is as it was."""
-    experiment = build(tiny("attack=label_flip", *ATTACKED, "data.local_test_fraction=0.3"))
-    labels, trained = experiment.dataset.train.labels, experiment.party({}).split.labels
+    """Attackers train on 9 - c; what others train on, though it be the same samples, is as it was."""
+    settings = ("attack=label_flip", *ATTACKED, 'data.partition={name = "virtual", size = 20}')
+    experiment = build(tiny(*settings, "data.local_test_fraction=0.3"))
+    labels, party = experiment.dataset.train.labels, experiment.party({})
     assert len(experiment.attackers) == 2
     for client in range(4):
-        own, held = experiment.clients.train[client], experiment.clients.test[client]
+        own, trained = experiment.clients.train[client], party.indices[client]
         expected = 9 - labels[own] if client in experiment.attackers else labels[own]
-        assert torch.equal(trained[own], expected)
-        assert torch.equal(trained[held], labels[held])
+        assert torch.equal(party.split.labels[trained], expected)
+        assert torch.equal(party.split.images[trained], experiment.dataset.train.images[own])
+        assert party.indices.size(client) == len(own)
 
 
 def test_a_share_is_that_many_clients():

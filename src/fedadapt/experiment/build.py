@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -72,14 +72,15 @@ class Experiment:
     def party(self, memory: MutableMapping[int, Streams]) -> Party:
         """The site that simulates all clients, with their memory."""
         augment = self.config.data.augment
+        split, held = self._training_data()
         return Party(
             model=self.model,
             wire=self.wire,
             algorithm=self.algorithm,
             train=self.config.train,
             rounds=self.config.rounds,
-            split=self._train_split(),
-            indices=self.clients.train,
+            split=split,
+            indices=held,
             augment=Augment(pad=augment.pad, flip=augment.flip),
             mean=self.mean,
             std=self.std,
@@ -87,16 +88,24 @@ class Experiment:
             memory=memory,
         )
 
-    def _train_split(self) -> Split:
-        """The train split with the labels that clients train on: those of attackers may be false."""
-        train, falsify = self.dataset.train, self.attack.labels
-        if falsify is None or not self.attackers:
-            return train
-        labels = train.labels.clone()
-        for client in self.attackers:
-            own = self.clients.train[client]
-            labels[own] = falsify(labels[own], self.dataset.num_classes)
-        return replace(train, labels=labels)
+    def _training_data(self) -> tuple[Split, Holdings]:
+        """The images with the labels that clients train on, and who holds which.
+
+        Clients may share samples, and attackers may hold false labels of theirs: those are in a second copy behind
+        the first.
+        """
+        train, held, falsify = self.dataset.train, self.clients.train, self.attack.labels
+        if falsify is None:
+            return train, held
+        labels = torch.cat([train.labels, falsify(train.labels, self.dataset.num_classes)])
+        places = Holdings.drawn(
+            len(held),
+            lambda client: held[client] + (len(train) if client in self.attackers else 0),
+            held.size,
+            held.largest,
+            f"{held.digest.hex()} with false labels",
+        )
+        return Split(train.images.repeat(2, 1, 1, 1), labels), places
 
     @property
     def bytes_once(self) -> int:

@@ -20,7 +20,7 @@ UNKNOWN = "–"
 
 STACKS = (
     ("run", "adapter", "algorithm"),
-    ("accuracy", "points"),
+    ("accuracy", "points", "of"),
     ("bytes up", "bytes down"),
     ("bytes total", "share", "of last round"),
     ("with backbone", "share with it", "backbone once"),
@@ -113,6 +113,7 @@ def compare_columns(runs: Sequence[RunSummary]) -> tuple[Column, ...]:
         Column("algorithm", False, tuple(run.algorithm for run in runs)),
         Column("rounds", True, tuple(_rounds(run) for run in runs)),
         Column("accuracy", True, tuple(format_accuracy(run.accuracy) for run in runs)),
+        Column("of", False, tuple(str(run.accuracy_of) for run in runs)),
         Column("points", True, tuple(_points(run, reference) for run in runs)),
         Column("bytes up", True, tuple(format_bytes(run.upload_bytes) for run in runs)),
         Column("bytes down", True, tuple(format_bytes(run.download_bytes) for run in runs)),
@@ -169,6 +170,23 @@ def compare_table(runs: Sequence[RunSummary]) -> Table:
         )
     for index in range(len(runs)):
         table.add_row(*(_stacked([columns[title].cells[index] for title in titles]) for titles in STACKS))
+    return table
+
+
+def plain_table(columns: Sequence[Column], note: str = "") -> Table:
+    """Columns side by side for the terminal; text folds before a number does."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    if note:
+        table.caption = Text(note, style="dim", overflow="fold")
+    for column in columns:
+        table.add_column(
+            Text(column.title),
+            justify="right" if column.numeric else "left",
+            no_wrap=column.numeric,
+            overflow="fold",
+        )
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*map(Text, cells))
     return table
 
 
