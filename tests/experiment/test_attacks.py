@@ -7,7 +7,8 @@ import torch
 from contracts.cases import tiny_model, tiny_party
 from tiny import StopAfter, Stopped, outcome, tiny
 
-from fedadapt.engines import HostileEngine, LocalEngine
+from fedadapt.engines.hostile import HostileEngine
+from fedadapt.engines.local import LocalEngine
 from fedadapt.errors import ConfigError
 from fedadapt.experiment import resume, run
 from fedadapt.experiment.build import build

@@ -11,35 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from fedadapt.errors import ConfigError
 from fedadapt.params import Group
-from fedadapt.registry import create, first_problem
+from fedadapt.registry import Choice, Section, first_problem
 from fedadapt.training.config import TrainConfig
-
-
-class Section(BaseModel):
-    """Settings that are all known here: an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Choice(BaseModel):
-    """The name of something registered, with its options."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    name: str
-
-    def create(self, kind: str) -> Any:
-        """Makes what is named.
-
-        Raises:
-            ConfigError: the name or an option is wrong.
-        """
-        return create(kind, self.name, self.__pydantic_extra__)
 
 
 class CodecConfig(Choice):
@@ -96,7 +74,7 @@ class EngineConfig(Section):
 
 
 class FederationConfig(Section):
-    """When a round between real sites closes; a simulation does not wait."""
+    """What a server takes from its clients, and when a round between real sites closes; a simulation does not wait."""
 
     quorum: int = Field(
         default=1, ge=1, description="updates without which a round stays open past its deadline"
@@ -105,6 +83,9 @@ class FederationConfig(Section):
         default=None,
         gt=0,
         description="seconds from when a quorum of sites is there; none: until every site asked has answered",
+    )
+    norm_bound: float | None = Field(
+        default=None, gt=0, description="an update of a greater Euclidean norm is refused; none: any is taken"
     )
 
 

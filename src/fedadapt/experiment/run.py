@@ -14,7 +14,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from fedadapt.engines import Engine, HostileEngine, LocalEngine
+from fedadapt.engines.engine import Engine
+from fedadapt.engines.hostile import HostileEngine
+from fedadapt.engines.local import LocalEngine
 from fedadapt.errors import Interrupted, RunError
 from fedadapt.experiment.build import Experiment, LoadData, build, build_data, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, make_config
