@@ -30,6 +30,9 @@ def draw(generator):
 def theirs(strategy, server_round, model, deltas, counts):
     """The model after one of Flower's steps, whose clients send whole models."""
     strategy.current_arrays = {name: tensor.numpy() for name, tensor in model.items()}
+    if isinstance(strategy, strategies.FedAvgM):
+        arrays = {name: app.Array(tensor.numpy()) for name, tensor in model.items()}
+        strategy.current_arrays = app.ArrayRecord(arrays)
     replies = []
     for delta, count in zip(deltas, counts, strict=True):
         arrays = app.ArrayRecord(

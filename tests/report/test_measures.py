@@ -7,6 +7,7 @@ import pytest
 from fedadapt.report.gather import AccuracyOf, summarise
 from fedadapt.report.measures import drift_columns, measure_columns
 from fedadapt.report.page import render
+from fedadapt.report.tables import compare_columns, compare_note
 from fedadapt.runs.records import RoundRecord
 from fedadapt.runs.store import RunStore
 
@@ -75,6 +76,17 @@ def test_a_table_of_drift(measured):
     """How long updates are, and how far they agree."""
     cells = {column.title: column.cells for column in drift_columns([measured(GLOBAL, SHARED)])}
     assert cells == {"run": ("one",), "length of updates": ("2.000",), "cosine to their mean": ("0.250",)}
+
+
+def test_points_are_between_accuracies_of_the_same_kind(make_run):
+    """What clients score on their own samples is not so many points above a global model on the test set."""
+    kept = make_run("kept", changes={"plan": KEPT}, scale=3)
+    runs = [summarise(path) for path in (make_run("shared"), kept)]
+    columns = {column.title: column.cells for column in compare_columns(runs)}
+    assert columns["of"] == ("global model", "shared part alone")
+    assert columns["points"] == ("–", "–")
+    assert "nobody's model" in compare_note(runs)
+    assert "nobody's model" not in compare_note(runs[:1])
 
 
 def test_the_shared_part_is_named_in_the_table(measured):

@@ -53,6 +53,8 @@ class ProgressWatcher(Watcher):
             f"{format_bytes(plan.num_shared_bytes)} each way a client and round",
             highlight=False,
         )
+        if experiment.attackers:
+            self._console.print(f"{len(experiment.attackers)} of them attack: {config.attack.name}")
         if last_round:
             self._console.print(f"going on after round {last_round}")
         self._progress.update(self._rounds, total=config.rounds, completed=last_round)

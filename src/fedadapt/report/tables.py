@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from fedadapt.report.gather import RunSummary, labels
+from fedadapt.report.gather import AccuracyOf, RunSummary, labels
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 """Powers of 1024."""
@@ -144,6 +144,11 @@ def compare_note(runs: Sequence[RunSummary]) -> str:
         "Bytes are summed over all clients and rounds. The backbone is not among them but where it says so: "
         "once for every client that was asked, as if none had it before."
     )
+    if any(run.accuracy_of is not AccuracyOf.GLOBAL for run in runs):
+        note = (
+            "Where clients keep tensors, accuracy is of their own models on their own held-out samples, in the mean; "
+            f"or, where they hold none out, of the shared part alone, which is nobody's model. {note}"
+        )
     if len(runs) == 1:
         return note
     name = labels(runs)[reference_run(runs)]
@@ -203,6 +208,9 @@ def _rounds(run: RunSummary) -> str:
 
 def _points(run: RunSummary, reference: RunSummary) -> str:
     if run is reference or run.accuracy is None or reference.accuracy is None:
+        return UNKNOWN
+    if run.accuracy_of is not reference.accuracy_of:
+        # Other models on other samples: the difference would say nothing.
         return UNKNOWN
     # Rounding can leave a negative zero.
     return f"{round(100 * (run.accuracy - reference.accuracy), 1) + 0.0:+.1f}"
