@@ -28,6 +28,7 @@ from fedadapt.experiment.config import RunConfig
 from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import ExchangePlan, make_plan
 from fedadapt.federation.serve import Party
+from fedadapt.federation.warm_start import WarmStart, warm_start
 from fedadapt.params import Group, Params, Streams
 from fedadapt.seeds import Seeds
 
@@ -64,6 +65,7 @@ class Experiment:
     wire: Wire
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    warm: WarmStart | None = None
 
     def party(self, memory: MutableMapping[int, Streams]) -> Party:
         """The site that simulates all clients, with their memory."""
@@ -207,8 +209,9 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     )
     model.to(device, config.train.dtype)
     wire = Wire(plan, backbone_digest=model.digest, seeds=seeds, **coding)
+    warm = warm_start(model, wire)
     return Experiment(
-        config, seeds, dataset, measured_on, clients, backbone, model, algorithm, plan, wire, mean, std
+        config, seeds, dataset, measured_on, clients, backbone, model, algorithm, plan, wire, mean, std, warm
     )
 
 

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import UserDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,9 @@ from fedadapt.errors import Interrupted, RunError
 from fedadapt.experiment.build import Experiment, LoadData, build, build_data, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.federation.buffered import play_buffered
+from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.round import Played, play
+from fedadapt.federation.round_zero import play_warm_start
 from fedadapt.federation.sampling import sample_cohort
 from fedadapt.federation.serve import predicting
 from fedadapt.params import Streams, stack
@@ -28,6 +30,10 @@ from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
 from fedadapt.training.denormals import flushed_denormals
 from fedadapt.training.evaluate import evaluate, evaluate_clients
+
+
+Flow = Generator[list[Request], Sequence[Reply], Played]
+"""A round as a generator; see `fedadapt.federation.round.play`."""
 
 
 class Watcher:
@@ -167,8 +173,7 @@ def play_on(
     config = experiment.config
     with flushed_denormals(), _interruptible() as stop_asked:
         if store.last_round is None:
-            first = experiment.first_state()
-            store.commit(RoundRecord(0, first, metrics=_measure(experiment, first)))
+            store.commit(_begin(experiment, engine))
         last = store.last_round or 0
         state = store.state()
         watcher.begin(experiment, last)
@@ -182,7 +187,7 @@ def play_on(
                 config.data.num_clients, config.cohort or config.data.num_clients, number, experiment.seeds
             )
             engine.on_clients = partial(watcher.clients, number, len(cohort))
-            played = _drive(experiment, engine, state, number, cohort)
+            played = _drive(_flow(experiment, state, number, cohort), engine, number)
             state = played.state
             metrics = {"train_loss": _mean_loss(played)}
             clients = played.clients
@@ -205,19 +210,41 @@ def play_on(
             watcher.committed(record)
 
 
-def _drive(experiment: Experiment, engine: Engine, state: Streams, number: int, cohort: list[int]) -> Played:
+def _begin(experiment: Experiment, engine: Engine) -> RoundRecord:
+    """Round 0: the first state, and what it took to get there."""
+    begun, cpu_begun = time.perf_counter(), time.process_time()
+    played = Played(experiment.first_state(), (), ())
+    if experiment.warm is not None:
+        everyone = range(experiment.config.data.num_clients)
+        played = _drive(play_warm_start(experiment.warm, experiment.algorithm, everyone), engine, 0)
+    return RoundRecord(
+        0,
+        played.state,
+        _measure(experiment, played.state),
+        played.clients,
+        played.ledger,
+        wall_s=time.perf_counter() - begun,
+        cpu_s=time.process_time() - cpu_begun,
+    )
+
+
+def _flow(experiment: Experiment, state: Streams, number: int, cohort: list[int]) -> Flow:
     algorithm, wire = experiment.algorithm, experiment.wire
-    flow = play(algorithm, wire, state, number, cohort)
-    if algorithm.server.buffer is not None:
-        flow = play_buffered(
-            algorithm,
-            wire,
-            state,
-            number,
-            concurrency=len(cohort),
-            num_clients=experiment.config.data.num_clients,
-            seeds=experiment.seeds,
-        )
+    if algorithm.server.buffer is None:
+        return play(algorithm, wire, state, number, cohort)
+    return play_buffered(
+        algorithm,
+        wire,
+        state,
+        number,
+        concurrency=len(cohort),
+        num_clients=experiment.config.data.num_clients,
+        seeds=experiment.seeds,
+    )
+
+
+def _drive(flow: Flow, engine: Engine, number: int) -> Played:
+    """Carries what a round's generator asks for until it is done."""
     try:
         requests = next(flow)
         while True:
