@@ -14,7 +14,7 @@ from fedadapt.engines import LocalEngine
 from fedadapt.errors import DataError, Interrupted, RunError
 from fedadapt.experiment import resume, run
 from fedadapt.experiment.build import build, build_data
-from fedadapt.experiment.export import export_merged
+from fedadapt.experiment.export import export
 from fedadapt.experiment.forecast import forecast
 from fedadapt.experiment.run import Watcher
 from fedadapt.federation.messages import Reply
@@ -294,7 +294,7 @@ def test_other_weights_are_noticed(tmp_path, weights):
     with pytest.raises(RunError, match=r"began on backbone .* here it is"):
         resume(tmp_path / "runs" / "tiny")
     with pytest.raises(RunError, match=r"began on backbone .* here it is"):
-        export_merged(tmp_path / "runs" / "tiny", tmp_path / "out.safetensors")
+        export(tmp_path / "runs" / "tiny", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
     weights(0)
     assert outcome(resume(tmp_path / "runs" / "tiny")) == outcome(run(config, tmp_path / "whole"))

@@ -28,12 +28,14 @@ class HeadPolicy:
         kept: the head's group, if each client keeps its own.
         start: the class means that it starts from, for which all clients are asked once before the first round;
             None to start as the backbone has it.
+        linear: whether the logits are linear in what is trained.
     """
 
     name: str
     build: Callable[[nn.Linear, torch.Generator], nn.Module] | None
     kept: frozenset[Group] = frozenset()
     start: ClassMeans | None = None
+    linear: bool = True
 
 
 class ClientLinear(nn.Module):
@@ -141,4 +143,4 @@ def low_rank_head(*, rank: Annotated[int, Field(ge=1)] = 8) -> HeadPolicy:
             )
         return LowRankHead(linear, rank, generator)
 
-    return HeadPolicy("low_rank", build)
+    return HeadPolicy("low_rank", build, linear=False)
