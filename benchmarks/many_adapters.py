@@ -62,9 +62,7 @@ def ways(bank: AdapterBank, images: Tensor, names: list[str]) -> dict[str, Calla
         return answer
 
     def singly() -> Tensor:
-        return torch.cat(
-            [bank.predict(images[place : place + 1], name) for place, name in enumerate(names)]
-        )
+        return torch.cat([bank.predict(images[place : place + 1], name) for place, name in enumerate(names)])
 
     return {
         "one batch": lambda: bank.predict(images, names),
@@ -128,7 +126,9 @@ def show(result: dict[str, Any]) -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the file")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results", help="folder of the file"
+    )
     parser.add_argument("--backbone", default="resnet20", choices=["resnet20", "resnet26"])
     parser.add_argument("--adapters", nargs="+", default=["parallel", "seeded"], choices=list(ADAPTERS))
     parser.add_argument("--counts", nargs="+", type=int, default=[1, 10, 100])

@@ -27,7 +27,9 @@ def bank_of(adapter="parallel", norms="frozen", people=PEOPLE, **options):
 
 
 @CASES
-@pytest.mark.parametrize("names", ["ann bob cleo dan", "bob bob bob ann", "dan ann dan bob dan dan dan cleo", "cleo"])
+@pytest.mark.parametrize(
+    "names", ["ann bob cleo dan", "bob bob bob ann", "dan ann dan bob dan dan dan cleo", "cleo"]
+)
 def test_every_image_is_seen_by_its_own_adapter(case, names):
     """A mixed batch gives each image what it gets alone, whichever adapters are asked for and how often."""
     bank, names = bank_of(case.name, **case.options), names.split()

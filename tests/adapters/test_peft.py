@@ -11,7 +11,7 @@ from contracts.cases import jiggle, random_images, tiny_backbone, tiny_model, zo
 from safetensors.torch import load_file, save_file
 
 from fedadapt.adapters import attach, load_peft, save_peft
-from fedadapt.adapters.peft import CONFIG, TENSORS
+from fedadapt.adapters.peft import CONFIG, TENSORS, _from_lora, _to_lora
 from fedadapt.errors import AttachError
 from fedadapt.params import expand
 from fedadapt.registry import create
@@ -23,7 +23,10 @@ def model_of(adapter="lora", backbone=None, **options):
     """A model on the tiny residual net, or on another one."""
     generator = torch.Generator().manual_seed(0)
     return attach(
-        backbone or tiny_backbone(), create("adapter", adapter, options), create("norm policy", "frozen"), generator
+        backbone or tiny_backbone(),
+        create("adapter", adapter, options),
+        create("norm policy", "frozen"),
+        generator,
     )
 
 
@@ -73,32 +76,31 @@ def test_what_peft_writes_comes_to_us(tmp_path):
         torch.testing.assert_close(ours, theirs(images), rtol=1e-4, atol=1e-4)
 
 
-def test_groups_and_linear_layers_by_hand(tmp_path):
-    """A grouped convolution's pairs are blocks of one kernel; a linear layer's are as they are."""
-    options = {"exclude": ["9"], "kernel_sizes": (3, 5, 7)}
+def test_groups_are_blocks_of_one_kernel():
+    """Two groups of three channels at rank 1: the first row reads channels 0 to 2 under the centre, the second 3 to 5."""
+    options = {"include": ["3"], "kernel_sizes": (5,)}
     model = model_of("low_rank", zoo_backbone(), rank=1, sites=options)
-    params = jiggle(model.start)
-    save_peft_at = [site for site in model.sites if site.groups == 2]
-    assert len(save_peft_at) == 1
-    with pytest.raises(AttachError, match="finds modules by the end of their names"):
-        save_peft(model, params, tmp_path)
-    from fedadapt.adapters.peft import _from_lora, _to_lora
-
-    (site,) = save_peft_at
-    down, up = params[f"{site.name}.adapter.down"], params[f"{site.name}.adapter.up"]
+    (site,) = model.sites
+    down, up = torch.arange(1.0, 7.0).view(2, 3), torch.ones(6, 1)
     kernel, second = _to_lora(site, down, up)
-    assert kernel.shape == (2, 6, 5, 5)
-    assert kernel[0].nonzero().tolist() == [[c, 2, 2] for c in (0, 1, 2)]
-    assert kernel[1].nonzero().tolist() == [[c, 2, 2] for c in (3, 4, 5)]
-    assert second.shape == (6, 1, 1, 1)
+    assert (kernel.shape, second.shape) == ((2, 6, 5, 5), (6, 1, 1, 1))
+    assert kernel[:, :, 2, 2].tolist() == [[1, 2, 3, 0, 0, 0], [0, 0, 0, 4, 5, 6]]
+    assert float(kernel.sum()) == 21
     assert torch.equal(_from_lora(site, kernel, down), down)
+
+
+def test_names_that_peft_would_mix_up_are_refused(tmp_path):
+    """It takes "1" for the end of "11" and "16" too, so the norms of a plain sequence cannot be named."""
+    model = model_of("low_rank", zoo_backbone(), rank=1, sites={"include": ["12"]})
+    with pytest.raises(AttachError, match=r"finds modules by the end of their names and would take '1\d'"):
+        save_peft(model, model.start, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("model", "said"),
     [
         (lambda: tiny_model("parallel"), "'parallel' is not a pair of matrices"),
-        (lambda: tiny_model("bias"), "has no branches, so it is no LoRA"),
+        (lambda: tiny_model("bias"), "has no branches here, so it is no LoRA"),
         (lambda: tiny_model("norm_head"), "has no branches"),
         (
             lambda: model_of("lora", zoo_backbone(), rank=1, sites={"include": ["9"]}),
@@ -154,6 +156,8 @@ def test_files_of_other_models_are_refused(tmp_path):
     save_peft(few, few.start, tmp_path / "few")
     with pytest.raises(AttachError, match="no LoRA at 'conv1'"):
         load_peft(model, tmp_path / "few")
+    with pytest.raises(AttachError, match="scaling is 0"):
+        load_peft(model_of("lora", rank=2, sites={"scaling": 0.0}), tmp_path)
     drawn = model_of("low_rank", rank=2)
     save_peft(drawn, drawn.start, tmp_path / "drawn")
     with pytest.raises(AttachError, match="another first matrix than the one that follows from the seed"):

@@ -153,7 +153,7 @@ def test_what_is_none_of_ours_is_refused(tmp_path, name, content, said):
         inspect(tmp_path / "noted.zip")
 
 
-@pytest.mark.parametrize("form", [Format.SAFETENSORS, Format.ADAPTER, Format.TORCH, Format.PEFT])
+@pytest.mark.parametrize("form", [Format.SAFETENSORS, Format.ADAPTER, Format.TORCH])
 def test_a_place_that_cannot_be_written_is_named(tmp_path, form):
     """A folder in the file's place, or a file in the folder's, is an error in one line and leaves nothing."""
     path = run(tiny("rounds=1"), tmp_path)

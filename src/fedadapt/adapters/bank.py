@@ -99,9 +99,7 @@ class AdapterBank:
         del self._adapters[name]
         self._stacked = None
 
-    def predict(
-        self, images: Float[Tensor, "N C H W"], names: str | Sequence[str]
-    ) -> Float[Tensor, "N D"]:
+    def predict(self, images: Float[Tensor, "N C H W"], names: str | Sequence[str]) -> Float[Tensor, "N D"]:
         """Logits, each image under an adapter of its own.
 
         All images go through the backbone as one batch. Those of an adapter lie together on the client axis, in

@@ -48,7 +48,6 @@ def bias(*, sites: Placement = Placement()) -> Adapter:
         E. Ben Zaken, Y. Goldberg, S. Ravfogel, *BitFit: Simple Parameter-efficient Fine-tuning for
         Transformer-based Masked Language-models*, ACL 2022, section 3.
     """
-
     if sites.dropout:
         raise ConfigError(
             f"adapter.sites.dropout is {sites.dropout:g}, but a bias has no input to drop; leave it out"

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from fedadapt.adapters.attach import AdaptedModel
 from fedadapt.adapters.merge import branch_of, merge
+from fedadapt.adapters.placement import Placement
 from fedadapt.adapters.sites import Site
 from fedadapt.errors import AttachError
 from fedadapt.files import write_whole
@@ -44,28 +45,24 @@ def save_peft(model: AdaptedModel, params: Params, folder: Path) -> None:
     Raises:
         AttachError: PEFT cannot express the adapter, or cannot name the norms and the head.
     """
-    plain = merge(model, params)
+    placement, plain = _placement(model), merge(model, params)
     values = {name: tensor.detach().cpu() for name, tensor in params.items()}
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for site in model.sites:
         branch = branch_of(model, values, site)
         _refuse_site(model, site, branch)
-        down, up = _to_lora(site, branch["down"], branch["up"])
-        tensors[f"{_PREFIX}{site.name}.lora_A.weight"], tensors[f"{_PREFIX}{site.name}.lora_B.weight"] = down, up
-        ranks[site.name] = down.shape[0]
-    if not ranks:
-        raise AttachError(f"adapter {model.adapter.name!r} has no branches, so it is no LoRA; export the network")
+        pair = _to_lora(site, branch["down"], branch["up"])
+        tensors |= {f"{_PREFIX}{site.name}.lora_{half}.weight": t for half, t in zip("AB", pair, strict=True)}
+        ranks[site.name] = pair[0].shape[0]
     saved = _saved_modules(model)
     for name in saved:
         for tensor, value in plain.get_submodule(name).state_dict().items():
             tensors[f"{_PREFIX}{name}.{tensor}"] = value
-    document = _config(model, ranks, saved)
+    document = _config(model.backbone.name, placement, ranks, saved)
     metadata = {"format": "pt", "backbone": model.backbone.name, "backbone_digest": model.backbone.digest}
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{TENSORS}.part"
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
-    part.replace(folder / TENSORS)
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_whole(folder / TENSORS, save(whole, metadata=metadata))
     write_whole(folder / CONFIG, (json.dumps(document, indent=2) + "\n").encode())
 
 
@@ -84,44 +81,54 @@ def load_peft(model: AdaptedModel, folder: Path) -> Params:
     """
     config, tensors = read_peft(folder), _read_tensors(folder)
     params = {name: tensor.detach().cpu().clone() for name, tensor in model.start.items()}
+    placement = _placement(model)
+    if placement.scaling == 0:
+        raise AttachError("adapter.sites.scaling is 0, no LoRA can be scaled to it; use another")
     for site in model.sites:
-        pair = [tensors.pop(f"{_PREFIX}{site.name}.lora_{half}.weight", None) for half in "AB"]
-        down, up = pair
-        if down is None or up is None:
+        halves = [tensors.pop(f"{_PREFIX}{site.name}.lora_{half}.weight", None) for half in "AB"]
+        if halves[0] is None or halves[1] is None:
             raise AttachError(f"{folder} has no LoRA at {site.name!r}; attach the adapter to its sites alone")
-        branch = branch_of(model, params, site)
-        _refuse_site(model, site, branch)
-        wanted = [tuple(half.shape) for half in _to_lora(site, branch["down"], branch["up"])]
-        if [tuple(down.shape), tuple(up.shape)] != wanted:
-            raise AttachError(
-                f"{folder} has matrices of {tuple(down.shape)} and {tuple(up.shape)} at {site.name!r}, "
-                f"adapter {model.adapter.name!r} here of {wanted[0]} and {wanted[1]}; attach it with the file's rank"
-            )
-        own_down = _from_lora(site, down, branch["down"])
-        if not torch.equal(_to_lora(site, own_down, branch["up"])[0], down):
-            raise AttachError(
-                f"the LoRA of {folder} at {site.name!r} uses more of its kernel than adapter {model.adapter.name!r} has; "
-                "attach 'lora'"
-            )
-        scaling = _scaling(config, site.name, folder)
-        assert model.adapter.branches is not None  # noqa: S101 - it has sites
-        up = up.reshape(up.shape[:2]) * (scaling / model.adapter.branches.placement.scaling)
-        if f"{site.name}.adapter.down" in params:
-            params[f"{site.name}.adapter.down"] = own_down
-        elif not torch.equal(own_down, branch["down"]):
-            raise AttachError(
-                f"the LoRA of {folder} at {site.name!r} has another first matrix than the one that follows from the seed "
-                f"of adapter {model.adapter.name!r}; attach 'low_rank'"
-            )
-        params[f"{site.name}.adapter.up"] = up
-    for name in params:
-        saved = tensors.pop(f"{_PREFIX}{name}", None)
-        if saved is not None:
-            if saved.shape != params[name].shape:
-                raise AttachError(f"{folder} has {name!r} as {tuple(saved.shape)}, not {tuple(params[name].shape)}")
-            params[name] = saved
+        factor = _scaling(config, site.name, folder) / placement.scaling
+        _take_pair(model, params, site, halves[0], factor * halves[1], folder)
+    for name, own in params.items():
+        saved = tensors.pop(f"{_PREFIX}{name}", own)
+        if saved.shape != own.shape:
+            raise AttachError(f"{folder} has {name!r} as {tuple(saved.shape)}, not {tuple(own.shape)}")
+        params[name] = saved
     _refuse_rest(model, folder, tensors)
     return params
+
+
+def _take_pair(
+    model: AdaptedModel, params: Params, site: Site, down: Tensor, up: Tensor, folder: Path
+) -> None:
+    """Puts PEFT's matrices of one site into `params`.
+
+    Raises:
+        AttachError: the adapter there has other ranks, fewer taps, or a first matrix that is not trained.
+    """
+    adapter = model.adapter.name
+    branch = branch_of(model, params, site)
+    _refuse_site(model, site, branch)
+    wanted = [tuple(half.shape) for half in _to_lora(site, branch["down"], branch["up"])]
+    if [tuple(down.shape), tuple(up.shape)] != wanted:
+        raise AttachError(
+            f"{folder} has matrices of {tuple(down.shape)} and {tuple(up.shape)} at {site.name!r}, adapter {adapter!r} here "
+            f"of {wanted[0]} and {wanted[1]}; attach it with the file's rank"
+        )
+    first = _from_lora(site, down, branch["down"])
+    if not torch.equal(_to_lora(site, first, branch["up"])[0], down):
+        raise AttachError(
+            f"the LoRA of {folder} at {site.name!r} uses more of its kernel than adapter {adapter!r} has; attach 'lora'"
+        )
+    if f"{site.name}.adapter.down" in params:
+        params[f"{site.name}.adapter.down"] = first
+    elif not torch.equal(first, branch["down"]):
+        raise AttachError(
+            f"the LoRA of {folder} at {site.name!r} has another first matrix than the one that follows from the seed of "
+            f"adapter {adapter!r}; attach 'low_rank'"
+        )
+    params[f"{site.name}.adapter.up"] = up.reshape(up.shape[:2])
 
 
 def read_peft(folder: Path) -> dict[str, Any]:
@@ -133,7 +140,9 @@ def read_peft(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AttachError(f"{folder} is no readable PEFT adapter ({type(error).__name__}: {error})") from error
+        raise AttachError(
+            f"{folder} is no readable PEFT adapter ({type(error).__name__}: {error})"
+        ) from error
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         raise AttachError(f"{folder} holds a PEFT adapter of type {kind!r}; only 'LORA' can be read")
@@ -141,7 +150,9 @@ def read_peft(folder: Path) -> dict[str, Any]:
     if odd is None and config.get("bias", "none") != "none":
         odd = "bias"
     if odd is not None:
-        raise AttachError(f"the LoRA of {folder} sets {odd}={config[odd]!r}, which computes otherwise than ours")
+        raise AttachError(
+            f"the LoRA of {folder} sets {odd}={config[odd]!r}, which computes otherwise than ours"
+        )
     return config
 
 
@@ -150,22 +161,32 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         with safe_open(folder / TENSORS, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     except (SafetensorError, OSError) as error:
-        raise AttachError(f"{folder} is no readable PEFT adapter ({type(error).__name__}: {error})") from error
+        raise AttachError(
+            f"{folder} is no readable PEFT adapter ({type(error).__name__}: {error})"
+        ) from error
 
 
-def _config(model: AdaptedModel, ranks: dict[str, int], saved: list[str]) -> dict[str, Any]:
-    assert model.adapter.branches is not None  # noqa: S101 - it has sites
-    scaling, most = model.adapter.branches.placement.scaling, max(ranks.values())
+def _placement(model: AdaptedModel) -> Placement:
+    branches = model.adapter.branches
+    if branches is None or not model.sites:
+        raise AttachError(
+            f"adapter {model.adapter.name!r} has no branches here, so it is no LoRA; export the network"
+        )
+    return branches.placement
+
+
+def _config(backbone: str, placement: Placement, ranks: dict[str, int], saved: list[str]) -> dict[str, Any]:
+    scaling, most = placement.scaling, max(ranks.values())
     # PEFT looks for a name at the end of a module's unless it is anchored.
     exact = {f"^{re.escape(name)}": rank for name, rank in ranks.items()}
     return {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": model.backbone.name,
+        "base_model_name_or_path": backbone,
         "inference_mode": True,
         "r": most,
         "lora_alpha": scaling * most,
-        "lora_dropout": model.adapter.branches.placement.dropout,
+        "lora_dropout": placement.dropout,
         "target_modules": "|".join(re.escape(name) for name in ranks),
         "rank_pattern": exact,
         "alpha_pattern": {pattern: scaling * rank for pattern, rank in exact.items()},
@@ -185,7 +206,9 @@ def _saved_modules(model: AdaptedModel) -> list[str]:
         AttachError: PEFT, which looks at the ends of names, would take another module for one of them.
     """
     changed = {name for name in model.start if model.groups[name] is not Group.ADAPTER}
-    saved = sorted({model.backbone.head if model.groups[n] is Group.HEAD else n.rpartition(".")[0] for n in changed})
+    saved = sorted(
+        {model.backbone.head if model.groups[n] is Group.HEAD else n.rpartition(".")[0] for n in changed}
+    )
     names = {name for name, _ in model.backbone.module.named_modules() if name}
     taken = {name for name in names if any(name.endswith(one) for one in saved)}
     if taken - set(saved):
@@ -206,7 +229,9 @@ def _refuse_site(model: AdaptedModel, site: Site, branch: dict[str, Tensor]) -> 
         )
     conv = site.module
     if isinstance(conv, nn.Conv2d) and set(conv.dilation) != {1}:
-        raise AttachError(f"PEFT's LoRA has no dilation, the convolution at {site.name!r} has; export the network")
+        raise AttachError(
+            f"PEFT's LoRA has no dilation, the convolution at {site.name!r} has; export the network"
+        )
     if branch["down"].ndim == 4 and isinstance(conv, nn.Conv2d) and conv.padding_mode != "zeros":
         raise AttachError(
             f"PEFT's LoRA pads with zeros, the convolution at {site.name!r} in mode {conv.padding_mode!r}; export the network"
@@ -250,7 +275,9 @@ def _scaling(config: dict[str, Any], name: str, folder: Path) -> float:
         for patterns, default in (("alpha_pattern", "lora_alpha"), ("rank_pattern", "r")):
             found = (config.get(patterns) or {}).items()
             numbers.append(
-                float(next((v for p, v in found if re.match(rf"(.*\.)?({p})$", name)), config.get(default, 8)))
+                float(
+                    next((v for p, v in found if re.match(rf"(.*\.)?({p})$", name)), config.get(default, 8))
+                )
             )
         return numbers[0] / numbers[1]
     except (re.error, AttributeError, TypeError, ValueError, ZeroDivisionError) as error:

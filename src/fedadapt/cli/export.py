@@ -12,9 +12,7 @@ from fedadapt.cli.options import RunArgument
 
 def command(
     run: RunArgument,
-    out: Annotated[
-        Path, typer.Argument(help="The file to write; for peft a folder.", show_default=False)
-    ],
+    out: Annotated[Path, typer.Argument(help="The file to write; for peft a folder.", show_default=False)],
     *,
     form: Annotated[
         Literal["safetensors", "torch", "onnx", "adapter", "peft"],

@@ -144,7 +144,7 @@ def _steps(experiment: Experiment, cohort: int, sizes: Mapping[Group, int | None
     empty = (b"",) * (len(streams) * len(sizes))
     # The first model is the one that every client starts from, but for a head that the server has started.
     begun = {("model", Group.HEAD)} if experiment.warm is not None else set()
-    first = tuple(bytes((s, g) in begun and size or 0) for s in streams for g, size in sizes.items())
+    first = tuple(bytes(((s, g) in begun and size) or 0) for s in streams for g, size in sizes.items())
     step = tuple(bytes(size or 0) for _ in streams for size in sizes.values())
     whole = 4 * sum(tensor.numel() for params in streams.values() for tensor in params.values())
     track, total = Track(Version(0, streams), {}, {}), 0

@@ -65,7 +65,9 @@ def _program(path: Path) -> dict[str, Any]:
         names = archive.namelist()
         own = next((name for name in names if name.rpartition("/")[2] == METADATA), None)
         if own is None:
-            if not any("/models/" in name or name.endswith("serialized_exported_program.json") for name in names):
+            if not any(
+                "/models/" in name or name.endswith("serialized_exported_program.json") for name in names
+            ):
                 raise AttachError(f"{path} is an archive, but holds no program of torch.export")
             return {}
         return _parsed(path, archive.open(own).read(MAX_JSON_BYTES))

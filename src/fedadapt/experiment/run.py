@@ -31,7 +31,6 @@ from fedadapt.runs.store import FILE, RunStore
 from fedadapt.training.denormals import flushed_denormals
 from fedadapt.training.evaluate import evaluate, evaluate_clients
 
-
 Flow = Generator[list[Request], Sequence[Reply], Played]
 """A round as a generator; see `fedadapt.federation.round.play`."""
 

@@ -129,8 +129,6 @@ def _moments(
             images = normalise(split.images[rows].to(device), mean, std, torch.float32)
             _, features = model.with_features(params, images)
             parts.append(
-                class_moments(
-                    features.cpu(), split.labels[rows], num_classes, products=warm.means.covariance
-                )
+                class_moments(features.cpu(), split.labels[rows], num_classes, products=warm.means.covariance)
             )
     return reduce(add, parts)
