@@ -199,7 +199,9 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         )
     )
     model.to(device, config.train.dtype)
-    wire = Wire(plan, backbone_digest=model.digest, seeds=seeds, **coding)
+    wire = Wire(
+        plan, backbone_digest=model.digest, seeds=seeds, norm_bound=config.federation.norm_bound, **coding
+    )
     warm = warm_start(model, wire)
     return Experiment(
         config, seeds, dataset, measured_on, clients, backbone, model, algorithm, plan, wire, mean, std, warm
