@@ -31,8 +31,6 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         for model, size in (
             ("resnet18", 32),
             ("resnet50", 32),
-            ("efficientnet_b0", 32),
-            ("convnext_tiny", 32),
             ("vit_tiny_patch16_224", 224),
         )
     },

@@ -11,7 +11,7 @@ from contracts.cases import CLASSES, MEAN, SIZES, STD, tiny_backbone, tiny_party
 from fedadapt.adapters import attach
 from fedadapt.adapters.class_means import class_moments, head_from_moments
 from fedadapt.data.augment import normalise
-from fedadapt.engines import LocalEngine
+from fedadapt.engines.local import LocalEngine
 from fedadapt.errors import ConfigError
 from fedadapt.federation.frame import Frame, Kind
 from fedadapt.federation.messages import Reply
