@@ -16,18 +16,18 @@ from pathlib import Path
 
 from fedadapt.engines.engine import Engine
 from fedadapt.engines.local import LocalEngine
-from fedadapt.errors import Interrupted, RoundFailed, RunError
+from fedadapt.engines.population import PopulationEngine
+from fedadapt.errors import Interrupted, RunError
 from fedadapt.experiment.build import Experiment, LoadData, build, build_data, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.federation.buffered import play_buffered
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.round import Played, play
 from fedadapt.federation.round_zero import play_warm_start
-from fedadapt.federation.sampling import sample_cohort
 from fedadapt.federation.serve import predicting
 from fedadapt.params import Streams, stack
 from fedadapt.runs.lock import acquire
-from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
+from fedadapt.runs.records import ClientRecord, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
 from fedadapt.training.denormals import flushed_denormals
 from fedadapt.training.evaluate import evaluate, evaluate_clients
@@ -149,7 +149,8 @@ def rebuild(store: RunStore, load: LoadData = build_data) -> Experiment:
 
 def _simulate(experiment: Experiment, store: RunStore, watcher: Watcher) -> None:
     memory = StoredMemory(store)
-    engine = LocalEngine(experiment.party(memory), experiment.config.engine.chunk)
+    trained = LocalEngine(experiment.party(memory), experiment.config.engine.chunk)
+    engine = PopulationEngine(trained, experiment.population, experiment.num_steps)
     play_on(experiment, store, engine, memory, watcher)
 
 
@@ -166,7 +167,7 @@ def play_on(
         watcher: told of progress.
 
     Raises:
-        RunError: a round cannot be committed, or nobody could do his part in it.
+        RunError: a round cannot be committed.
         EngineError: messages cannot be carried.
         Interrupted: Ctrl-C; everything up to the last round is on disk.
     """
@@ -183,11 +184,9 @@ def play_on(
                     f"stopped after round {number - 1} of {config.rounds}; go on with: fedadapt resume {store.path}"
                 )
             begun, cpu_begun = time.perf_counter(), time.process_time()
-            cohort = sample_cohort(
-                config.data.num_clients, config.cohort or config.data.num_clients, number, experiment.seeds
-            )
+            cohort = experiment.population.asked(number)
             engine.on_clients = partial(watcher.clients, number, len(cohort))
-            played = _drive(_flow(experiment, state, number, cohort), engine, number)
+            played = _drive(_flow(experiment, state, number, cohort), engine)
             state = played.state
             metrics = {"train_loss": _mean_loss(played)}
             clients = played.clients
@@ -211,12 +210,22 @@ def play_on(
 
 
 def _begin(experiment: Experiment, engine: Engine) -> RoundRecord:
-    """Round 0: the first state, and what it took to get there."""
+    """Round 0: the first state, and what it took to get there.
+
+    Raises:
+        RunError: the head was to start from class means, and nobody said any.
+    """
     begun, cpu_begun = time.perf_counter(), time.process_time()
     played = Played(experiment.first_state(), (), ())
     if experiment.warm is not None:
-        everyone = range(experiment.config.data.num_clients)
-        played = _drive(play_warm_start(experiment.warm, experiment.algorithm, everyone), engine, 0)
+        everyone = range(experiment.population.pool.num_clients)
+        played = _drive(play_warm_start(experiment.warm, experiment.algorithm, everyone), engine)
+        if not played.state:
+            first = played.clients[0]
+            raise RunError(
+                f"none of {len(played.clients)} clients gave class means, of which the head was to start; "
+                f"client {first.client} {first.outcome}: {first.reason}"
+            )
     return RoundRecord(
         0,
         played.state,
@@ -232,31 +241,17 @@ def _flow(experiment: Experiment, state: Streams, number: int, cohort: list[int]
     algorithm, wire = experiment.algorithm, experiment.wire
     if algorithm.server.buffer is None:
         return play(algorithm, wire, state, number, cohort)
-    return play_buffered(
-        algorithm,
-        wire,
-        state,
-        number,
-        concurrency=len(cohort),
-        num_clients=experiment.config.data.num_clients,
-        seeds=experiment.seeds,
-    )
+    return play_buffered(algorithm, wire, state, number, experiment.population)
 
 
-def _drive(flow: Flow, engine: Engine, number: int) -> Played:
-    """Carries what a round's generator asks for until it is done."""
+def _drive(flow: Flow, engine: Engine) -> Played:
+    """One round. That nobody gave a usable update is no reason to stop: it is recorded, and the next round may do."""
     try:
         requests = next(flow)
         while True:
             requests = flow.send(engine.exchange(requests))
     except StopIteration as stop:
         played: Played = stop.value
-    if all(record.outcome is not Outcome.ACCEPTED for record in played.clients):
-        first = played.clients[0]
-        raise RoundFailed(
-            f"round {number}: none of {len(played.clients)} clients gave a usable update; "
-            f"client {first.client} {first.outcome}: {first.reason}"
-        )
     return played
 
 

@@ -73,7 +73,7 @@ def _accept(
     if reply is None:
         return None, ClientRecord(ROUND, client, Outcome.ABSENT, reason="no reply"), {}
     if reply.failure:
-        return None, ClientRecord(ROUND, client, Outcome.FAILED, reason=reply.failure), {}
+        return None, ClientRecord(ROUND, client, reply.outcome, reason=reply.failure), {}
     try:
         wire = replace(warm.wire, max_bytes=warm.message_bytes["upload"])
         frame = wire.open(reply.frame, Kind.UPLOAD, ROUND, client, 1)
