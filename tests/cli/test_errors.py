@@ -206,7 +206,7 @@ def test_a_run_that_is_damaged(tmp_path, finished, fedadapt, how):
 def test_exports_that_cannot_be_written(tmp_path, finished, fedadapt):
     """A folder in the place of the file ends with code 8."""
     (tmp_path / "out").mkdir()
-    for flags in ([], ["--adapter"]):
+    for flags in ([], ["--format", "adapter"]):
         one_line(fedadapt("export", finished, tmp_path / "out", *flags), 8, "cannot write")
     assert not list((tmp_path / "out").iterdir())
 

@@ -30,6 +30,7 @@ from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import ExchangePlan, make_plan
 from fedadapt.federation.population import Population
 from fedadapt.federation.serve import Party
+from fedadapt.federation.warm_start import WarmStart, warm_start
 from fedadapt.params import Group, Params, Streams
 from fedadapt.seeds import Seeds
 
@@ -71,6 +72,7 @@ class Experiment:
     population: Population
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    warm: WarmStart | None = None
 
     def party(self, memory: MutableMapping[int, Streams]) -> Party:
         """The site that simulates all clients, with their memory."""
@@ -237,6 +239,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     wire = Wire(
         plan, backbone_digest=model.digest, seeds=seeds, norm_bound=config.federation.norm_bound, **coding
     )
+    warm = warm_start(model, wire)
     return Experiment(
         config,
         seeds,
@@ -253,6 +256,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         population,
         mean,
         std,
+        warm,
     )
 
 

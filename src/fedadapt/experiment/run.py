@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import UserDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,9 @@ from fedadapt.errors import Interrupted, RunError
 from fedadapt.experiment.build import Experiment, LoadData, build, build_data, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.federation.buffered import play_buffered
+from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.round import Played, play
+from fedadapt.federation.round_zero import play_warm_start
 from fedadapt.federation.serve import predicting
 from fedadapt.params import Streams, stack
 from fedadapt.runs.lock import acquire
@@ -30,6 +32,9 @@ from fedadapt.runs.records import ClientRecord, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
 from fedadapt.training.denormals import flushed_denormals
 from fedadapt.training.evaluate import Scores, evaluate, evaluate_clients, over_clients
+
+Flow = Generator[list[Request], Sequence[Reply], Played]
+"""A round as a generator; see `fedadapt.federation.round.play`."""
 
 
 class Watcher:
@@ -174,8 +179,7 @@ def play_on(
     config = experiment.config
     with flushed_denormals(), interruptible() as stop_asked:
         if store.last_round is None:
-            first = experiment.first_state()
-            store.commit(RoundRecord(0, first, metrics=dict(_measure(experiment, first))))
+            store.commit(_begin(experiment, engine))
         last = store.last_round or 0
         state = store.state()
         watcher.begin(experiment, last)
@@ -187,7 +191,7 @@ def play_on(
             begun, cpu_begun = time.perf_counter(), time.process_time()
             cohort = experiment.population.asked(number)
             engine.on_clients = partial(watcher.clients, number, len(cohort))
-            played = _drive(experiment, engine, state, number, cohort)
+            played = _drive(_flow(experiment, state, number, cohort), engine)
             state = played.state
             metrics = _training_metrics(played)
             clients = played.clients
@@ -212,12 +216,43 @@ def play_on(
             watcher.committed(record)
 
 
-def _drive(experiment: Experiment, engine: Engine, state: Streams, number: int, cohort: list[int]) -> Played:
-    """One round. That nobody gave a usable update is no reason to stop: it is recorded, and the next round may do."""
+def _begin(experiment: Experiment, engine: Engine) -> RoundRecord:
+    """Round 0: the first state, and what it took to get there.
+
+    Raises:
+        RunError: the head was to start from class means, and nobody said any.
+    """
+    begun, cpu_begun = time.perf_counter(), time.process_time()
+    played = Played(experiment.first_state(), (), ())
+    if experiment.warm is not None:
+        everyone = range(experiment.population.pool.num_clients)
+        played = _drive(play_warm_start(experiment.warm, experiment.algorithm, everyone), engine)
+        if not played.state:
+            first = played.clients[0]
+            raise RunError(
+                f"none of {len(played.clients)} clients gave class means, of which the head was to start; "
+                f"client {first.client} {first.outcome}: {first.reason}"
+            )
+    return RoundRecord(
+        0,
+        played.state,
+        dict(_measure(experiment, played.state)),
+        played.clients,
+        played.ledger,
+        wall_s=time.perf_counter() - begun,
+        cpu_s=time.process_time() - cpu_begun,
+    )
+
+
+def _flow(experiment: Experiment, state: Streams, number: int, cohort: list[int]) -> Flow:
     algorithm, wire = experiment.algorithm, experiment.wire
-    flow = play(algorithm, wire, state, number, cohort)
-    if algorithm.server.buffer is not None:
-        flow = play_buffered(algorithm, wire, state, number, experiment.population)
+    if algorithm.server.buffer is None:
+        return play(algorithm, wire, state, number, cohort)
+    return play_buffered(algorithm, wire, state, number, experiment.population)
+
+
+def _drive(flow: Flow, engine: Engine) -> Played:
+    """One round. That nobody gave a usable update is no reason to stop: it is recorded, and the next round may do."""
     try:
         requests = next(flow)
         while True:

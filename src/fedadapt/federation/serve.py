@@ -23,6 +23,7 @@ from fedadapt.errors import ClientError, FrameError
 from fedadapt.federation import versions
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
+from fedadapt.federation.warm_start import ROUND, answer_warm_start, warm_start
 from fedadapt.params import Params, Streams, add, expand, pick, stack, zeros_like
 from fedadapt.seeds import Seeds
 from fedadapt.training.config import TrainConfig
@@ -84,10 +85,14 @@ def serve(requests: Sequence[Request], party: Party) -> list[Reply]:
     """
     replies: dict[int, Reply] = {}
     able: list[tuple[Request, Streams]] = []
-    read = _reader(party)
+    read, warm = _reader(party), warm_start(party.model, party.wire)
     for request in requests:
         if len(party.indices[request.client]) == 0:
             replies[request.client] = _failed(request, "client holds no training samples")
+            continue
+        if warm is not None and request.round == ROUND:
+            split, own = party.split, party.indices[request.client]
+            replies[request.client] = answer_warm_start(warm, request, split, own, party.mean, party.std)
             continue
         try:
             able.append((request, read(request)))
