@@ -1,6 +1,6 @@
 """Engines carry requests to clients and bring back replies; they know nothing of algorithms."""
 
-from fedadapt.engines.engine import Engine
+from fedadapt.engines.engine import Blueprint, Engine, MakeEngine
 from fedadapt.engines.local import LocalEngine
 
-__all__ = ["Engine", "LocalEngine"]
+__all__ = ["Blueprint", "Engine", "LocalEngine", "MakeEngine"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, MutableMapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from fedadapt.data.augment import Augment
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdout import hold_out, split_off
 from fedadapt.data.skew import label_counts
+from fedadapt.engines import MakeEngine
 from fedadapt.errors import ConfigError, DataError
 from fedadapt.experiment.config import RunConfig
 from fedadapt.federation.messages import Wire
@@ -64,6 +66,7 @@ class Experiment:
     wire: Wire
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    engine: AbstractContextManager[MakeEngine]
 
     def party(self, memory: MutableMapping[int, Streams]) -> Party:
         """The site that simulates all clients, with their memory."""
@@ -177,6 +180,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     head = config.head.create("head policy")
     algorithm = config.algorithm.create("algorithm")
     coding = build_coding(config)
+    engine = config.engine.create("engine")
     build_backbone = config.backbone.create("backbone")
     device = config.train.resolve_device()
     dataset, measured_on, clients = load(config)
@@ -208,7 +212,19 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     model.to(device, config.train.dtype)
     wire = Wire(plan, backbone_digest=model.digest, seeds=seeds, **coding)
     return Experiment(
-        config, seeds, dataset, measured_on, clients, backbone, model, algorithm, plan, wire, mean, std
+        config,
+        seeds,
+        dataset,
+        measured_on,
+        clients,
+        backbone,
+        model,
+        algorithm,
+        plan,
+        wire,
+        mean,
+        std,
+        engine,
     )
 
 

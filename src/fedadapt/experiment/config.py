@@ -82,10 +82,10 @@ class DataConfig(Section):
     augment: AugmentConfig = AugmentConfig()
 
 
-class EngineConfig(Section):
-    """How clients are simulated."""
+class EngineConfig(Choice):
+    """Where clients are simulated."""
 
-    chunk: int | None = Field(default=None, ge=1, description="clients trained together; none: by itself")
+    name: str = "local"
 
 
 class FederationConfig(Section):
