@@ -87,3 +87,13 @@ class Interrupted(FedadaptError):
     """A run was asked to stop, and did after its last committed round."""
 
     exit_code = 130
+
+
+def one_line(text: object) -> str:
+    r"""Text from elsewhere as one line that can be shown: no line breaks, no commands to a terminal.
+
+    Example:
+        >>> one_line("no\nround \x1b[2Jé")
+        'no round �[2Jé'
+    """
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(text).split()))

@@ -1,6 +1,6 @@
 """The far side of an engine that has processes: a party, made there once, that answers chunks of requests.
 
-Only text, numbers and bytes go in and come out, and nothing is remembered between chunks.
+Only messages go in and come out, which are bytes, numbers and text; nothing is remembered between chunks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from fedadapt.engines.engine import MakeParty
-from fedadapt.federation.messages import EVERYONE, Request
+from fedadapt.federation.messages import EVERYONE, Reply, Request
 from fedadapt.federation.serve import Party, serve
 from fedadapt.params import Streams, from_bytes, to_bytes
 from fedadapt.training.denormals import flushed_denormals
@@ -27,12 +27,12 @@ class Answer:
     """What an actor gives back for a chunk.
 
     Args:
-        replies: the fields of each.
+        replies: one to each request.
         memory: what clients keep from now on.
         cpu_s: processor seconds it took.
     """
 
-    replies: list[tuple[int, int, bytes, str]]
+    replies: list[Reply]
     memory: dict[int, bytes]
     cpu_s: float
 
@@ -53,13 +53,12 @@ class Actor:
         return {"where": f"process {os.getpid()} on {socket.gethostname()}"} | identify(self._party)
 
     def answer(
-        self, round: int, asked: Sequence[tuple[int, int]], memory: Mapping[int, bytes], *shared: bytes
+        self, asked: Sequence[tuple[Request, int]], memory: Mapping[int, bytes], *shared: bytes
     ) -> Answer:
         """Serves a chunk of a round.
 
         Args:
-            round: counted from 1.
-            asked: each client with the place of its frame in `shared`.
+            asked: requests without their frames, and the place of each one's in `shared`.
             memory: what clients keep.
             shared: first what they hold together, empty if that is nothing; then the frames.
         """
@@ -68,14 +67,11 @@ class Actor:
         if shared[0]:
             given[EVERYONE] = from_bytes(shared[0])
         now: dict[int, Streams] = dict(given)
+        requests = [replace(request, frame=shared[place]) for request, place in asked]
         with flushed_denormals():
-            replies = serve(
-                [Request(round, client, shared[place]) for client, place in asked],
-                replace(self._party, memory=now),
-            )
+            replies = serve(requests, replace(self._party, memory=now))
         written = {client: to_bytes(kept) for client, kept in now.items() if kept is not given.get(client)}
-        said = [(reply.round, reply.client, reply.frame, reply.failure) for reply in replies]
-        return Answer(said, written, time.process_time() - begun)
+        return Answer(replies, written, time.process_time() - begun)
 
 
 def identify(party: Party) -> dict[str, str]:

@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -175,8 +175,8 @@ class RayEngine:
     ) -> Any:
         memory = self._party.memory
         kept = {r.client: to_bytes(memory[r.client]) for r in requests if r.client in memory}
-        asked = [(request.client, places[id(request.frame)]) for request in requests]
-        return actor.answer.remote(requests[0].round, asked, kept, *shared)
+        asked = [(replace(request, frame=b""), places[id(request.frame)]) for request in requests]
+        return actor.answer.remote(asked, kept, *shared)
 
     def _hear(self) -> tuple[_Chunk | None, Answer | None]:
         """Waits for what comes first: an answer and its chunk, a chunk whose actor died, or neither if one is ready."""
@@ -219,7 +219,7 @@ class RayEngine:
         for client, kept in answer.memory.items():
             self._party.memory[client] = from_bytes(kept)
         self.cpu_s += answer.cpu_s
-        return [Reply(*reply) for reply in answer.replies]
+        return answer.replies
 
     def _refill(self, seat: _Seat, chunk: _Chunk | None, error: Exception) -> None:
         """Has another actor take the place of one that died; its chunk is waiting again."""

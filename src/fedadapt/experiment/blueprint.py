@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.engines import Blueprint
-from fedadapt.experiment.build import Clients, Experiment, build
+from fedadapt.errors import RunError
+from fedadapt.experiment.build import Clients, Experiment, build, share_out
 from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.federation.serve import Party
 
@@ -23,15 +24,14 @@ Columns = Mapping[str, NDArray[Any]]
 def draw_blueprint(experiment: Experiment) -> Blueprint:
     """What other processes make the clients of an experiment from.
 
-    The model is made again from the configuration; the training images go along, so that nobody else has to have
-    the data, or read them from the same path.
+    The model is made again from the configuration; the training split goes along, so that nobody else has to have
+    the data, or read them from the same path. Who holds what of it follows from the configuration again.
     """
-    dataset, clients = experiment.dataset, experiment.clients.train
+    dataset = experiment.dataset
     columns = {
-        "images": dataset.train.images.contiguous().numpy(),
-        "labels": dataset.train.labels.numpy(),
-        "places": torch.cat(clients).numpy(),
-        "sizes": np.array([len(own) for own in clients]),
+        field.name: column.contiguous().numpy()
+        for field in fields(Split)
+        if (column := getattr(dataset.train, field.name)) is not None
     }
     document = {
         "config": experiment.config.model_dump(mode="json"),
@@ -39,6 +39,7 @@ def draw_blueprint(experiment: Experiment) -> Blueprint:
         "class_names": dataset.class_names,
         "mean": dataset.mean,
         "std": dataset.std,
+        "held": experiment.clients.held.digest.hex(),
     }
     return Blueprint(make_party, json.dumps(document), columns)
 
@@ -52,14 +53,14 @@ def make_party(document: str, columns: Columns, device: str) -> Party:
         device: where to compute, whatever the configuration says.
 
     Raises:
+        RunError: clients would hold other samples than there.
         FedadaptError: the model cannot be made here.
     """
     said = json.loads(document)
     with warnings.catch_warnings():
         # Torch has no read-only tensors and says so; nobody writes into a data set.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        held = {name: torch.from_numpy(column) for name, column in columns.items()}
-    train = Split(held["images"], held["labels"])
+        train = Split(**{name: torch.from_numpy(column) for name, column in columns.items()})
     # Nothing is measured here, so there is no test set to bring.
     dataset = Dataset(
         said["data"],
@@ -69,12 +70,17 @@ def make_party(document: str, columns: Columns, device: str) -> Party:
         mean=tuple(said["mean"]),
         std=tuple(said["std"]),
     )
-    clients = Clients(list(held["places"].split(held["sizes"].tolist())), [])
 
     def load(config: RunConfig) -> tuple[Dataset, Split, Clients]:
-        del config
-        return dataset, train, clients
+        return dataset, train, share_out(config, train)
 
     config = make_config(said["config"])
     here = config.train.model_copy(update={"device": device})
-    return build(config.model_copy(update={"train": here}), load).party({})
+    experiment = build(config.model_copy(update={"train": here}), load)
+    held = experiment.clients.held.digest.hex()
+    if held != said["held"]:
+        raise RunError(
+            f"what clients hold comes to {held[:12]} here and to {said['held'][:12]} where the run was begun; "
+            "use the same versions of Python, numpy and torch"
+        )
+    return experiment.party({})

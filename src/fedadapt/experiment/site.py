@@ -230,7 +230,7 @@ class FederationSite:
                     "set size and channels of the source in the site file"
                 )
             aligned = align_classes(dataset, terms.class_names, self.config.classes)
-            return aligned, aligned.test, Clients([], [])
+            return aligned, aligned.test, Clients()
 
         with chdir(self.path.parent):
             experiment = build(config.model_copy(update=own), load)

@@ -28,7 +28,7 @@ def test_several_clients_a_domain():
     """Two clients for each of two domains share its samples, as equally as can be."""
     clients = domains()(_split([0, 0, 0, 0, 0, 1, 1]), 4, Seeds(0))
     assert [len(indices) for indices in clients] == [3, 2, 1, 1]
-    assert sorted(torch.cat(clients[:2]).tolist()) == [0, 1, 2, 3, 4]
+    assert sorted(torch.cat(list(clients[:2])).tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_without_domains_it_is_an_error():

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedadapt.data.dataset import Split
+from fedadapt.data.holdings import Holdings
 from fedadapt.errors import DataError
 from fedadapt.seeds import Seeds
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 class Partition(Protocol):
     """Deals the samples of a split out to clients."""
 
-    def __call__(self, split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
-        """One ascending tensor of indices a client; together they hold every sample exactly once.
+    def __call__(self, split: Split, num_clients: int, seeds: Seeds) -> Holdings:
+        """What each client holds; together they hold every sample exactly once, unless the partition says otherwise.
 
         Args:
             split: what to deal out.
@@ -88,9 +89,7 @@ def by_domain(
     return [(split.domains == domain).nonzero().squeeze(1) for domain in known], each
 
 
-def deal_sizes(
-    split: Split, weights: NDArray[np.float64], min_size: int, seeds: Seeds
-) -> list[Int64[Tensor, " _"]]:
+def deal_sizes(split: Split, weights: NDArray[np.float64], min_size: int, seeds: Seeds) -> Holdings:
     """Random samples to clients of given sizes: `min_size` each, and the rest in proportion to `weights`.
 
     What rounding down leaves goes to the largest remainders, ties to the lower number.
@@ -115,9 +114,7 @@ def deal_sizes(
     return drive(make, split, len(weights), seeds)
 
 
-def drive(
-    make: Callable[[], Partitioner], split: Split, num_clients: int, seeds: Seeds
-) -> list[Int64[Tensor, " _"]]:
+def drive(make: Callable[[], Partitioner], split: Split, num_clients: int, seeds: Seeds) -> Holdings:
     """The partition that a partitioner of flwr-datasets makes of a split.
 
     It is shown the samples in a random order: flwr-datasets deals them out in the order they come, so that a
@@ -156,4 +153,4 @@ def drive(
             f"dealing {len(split)} samples out to {num_clients} clients lost or repeated some; "
             "the draw is degenerate, use a milder skew or fewer clients"
         )
-    return clients
+    return Holdings.dealt(clients)

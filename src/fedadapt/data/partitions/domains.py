@@ -7,6 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fedadapt.data.dataset import Split
+from fedadapt.data.holdings import Holdings
 from fedadapt.data.partitions.base import Partition, by_domain
 from fedadapt.registry import register
 from fedadapt.seeds import Seeds
@@ -19,13 +20,13 @@ def domains() -> Partition:
     With E domains and K clients, K a multiple of E, the clients ``e K/E`` to ``(e + 1) K/E - 1`` hold domain e.
     """
 
-    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
+    def deal(split: Split, num_clients: int, seeds: Seeds) -> Holdings:
         generator = seeds.torch("partition")
         clients: list[Int64[Tensor, " _"]] = []
         found, each = by_domain(split, num_clients, "domains")
         for members in found:
             shuffled = members[torch.randperm(len(members), generator=generator)]
             clients += [part.sort().values for part in shuffled.tensor_split(each)]
-        return clients
+        return Holdings.dealt(clients)
 
     return deal

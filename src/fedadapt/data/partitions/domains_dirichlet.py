@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedadapt.data.dataset import Split
+from fedadapt.data.holdings import Holdings
 from fedadapt.data.partitions.base import Partition, by_domain
 from fedadapt.data.partitions.dirichlet import dirichlet
 from fedadapt.registry import register
@@ -31,7 +32,7 @@ def domains_dirichlet(
         min_size: samples that every client has at least.
     """
 
-    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
+    def deal(split: Split, num_clients: int, seeds: Seeds) -> Holdings:
         clients: list[Int64[Tensor, " _"]] = []
         domains, each = by_domain(split, num_clients, "domains_dirichlet", min_size)
         within = dirichlet(alpha=alpha, min_size=min_size)
@@ -39,6 +40,6 @@ def domains_dirichlet(
             # A seed of its own: the same draw in every domain would give one domain's clients twins in the others.
             own = Seeds(seeds.derive("partition of a domain", client=number))
             clients += [members[places] for places in within(split.take(members), each, own)]
-        return clients
+        return Holdings.dealt(clients)
 
     return deal

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Int64
 from pydantic import Field
-from torch import Tensor
 
 from fedadapt.data.dataset import Split
+from fedadapt.data.holdings import Holdings
 from fedadapt.data.partitions.base import Partition, check_clients, deal_sizes
 from fedadapt.registry import register
 from fedadapt.seeds import Seeds
@@ -38,7 +37,7 @@ def log_normal(
         There the shares are drawn from a Dirichlet distribution.
     """
 
-    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
+    def deal(split: Split, num_clients: int, seeds: Seeds) -> Holdings:
         check_clients(split, num_clients, min_size)
         weights = np.exp(sigma * seeds.numpy("partition").standard_normal(num_clients))
         return deal_sizes(split, weights, min_size, seeds)

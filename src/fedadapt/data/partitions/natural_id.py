@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
 
 from fedadapt.data.dataset import Split
+from fedadapt.data.holdings import Holdings
 from fedadapt.data.partitions.base import Partition, check_clients
 from fedadapt.errors import DataError
 from fedadapt.registry import register
@@ -24,7 +23,7 @@ def natural_id() -> Partition:
         searching the whole set for each client: sets with natural clients have thousands of them.
     """
 
-    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
+    def deal(split: Split, num_clients: int, seeds: Seeds) -> Holdings:
         check_clients(split, num_clients)
         if split.ids is None:
             raise DataError(
@@ -40,11 +39,11 @@ def natural_id() -> Partition:
             )
         owned = order.split(sizes.tolist())
         if num_clients == len(sizes):
-            return list(owned)
+            return Holdings.dealt(owned)
         shuffled = torch.randperm(len(owned), generator=seeds.torch("partition"))
-        return [
-            torch.cat([owned[number] for number in numbers.tolist()]).sort().values
-            for numbers in shuffled.tensor_split(num_clients)
-        ]
+        groups = shuffled.tensor_split(num_clients)
+        return Holdings.dealt(
+            [torch.cat([owned[i] for i in group.tolist()]).sort().values for group in groups]
+        )
 
     return deal

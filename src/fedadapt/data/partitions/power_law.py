@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Int64
 from pydantic import Field
-from torch import Tensor
 
 from fedadapt.data.dataset import Split
+from fedadapt.data.holdings import Holdings
 from fedadapt.data.partitions.base import Partition, check_clients, deal_sizes
 from fedadapt.registry import register
 from fedadapt.seeds import Seeds
@@ -34,7 +33,7 @@ def power_law(
         Networks*, MLSys 2020, section 5.1 (sizes by a power law).
     """
 
-    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
+    def deal(split: Split, num_clients: int, seeds: Seeds) -> Holdings:
         check_clients(split, num_clients, min_size)
         return deal_sizes(split, np.arange(1.0, num_clients + 1) ** -exponent, min_size, seeds)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from jaxtyping import Int64
 from pydantic import Field
-from torch import Tensor
 
 from fedadapt.data.dataset import Split
+from fedadapt.data.holdings import Holdings
 from fedadapt.data.partitions.base import Partition, check_clients
 from fedadapt.registry import register
 from fedadapt.seeds import Seeds
@@ -34,7 +33,7 @@ def shards(*, shards: Annotated[int, Field(ge=1)] = 2) -> Partition:
         differ by one sample, and every sample is somebody's.
     """
 
-    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
+    def deal(split: Split, num_clients: int, seeds: Seeds) -> Holdings:
         check_clients(split, num_clients)
         check_clients(split, num_clients, shards)
         generator = seeds.torch("partition")
@@ -43,6 +42,8 @@ def shards(*, shards: Annotated[int, Field(ge=1)] = 2) -> Partition:
         order = order[split.labels[order].argsort(stable=True)]
         pieces = order.tensor_split(num_clients * shards)
         drawn = torch.randperm(len(pieces), generator=generator).view(num_clients, shards)
-        return [torch.cat([pieces[piece] for piece in own]).sort().values for own in drawn.tolist()]
+        return Holdings.dealt(
+            [torch.cat([pieces[piece] for piece in own]).sort().values for own in drawn.tolist()]
+        )
 
     return deal

@@ -6,7 +6,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Rec
 from pydantic import Field
 
 from fedadapt.errors import FrameError
-from fedadapt.federation.handshake import Digest, Document, Line
+from fedadapt.federation.handshake import Complaint, Digest, Document
 
 HELLO, CHUNK, ROUND = (
     f"{MessageType.QUERY}.hello",
@@ -32,7 +32,7 @@ class Piece(Document):
     backbone: Digest
     offset: int = Field(ge=0)
     total: int = Field(ge=0)
-    problem: Line = ""
+    problem: Complaint = ""
 
 
 class Ask(Document):
@@ -63,7 +63,7 @@ class Answer(Document):
 
     round: int = Field(ge=1)
     client: int = Field(ge=0)
-    failure: Line = ""
+    failure: Complaint = ""
     stranger: bool = False
 
 

@@ -29,7 +29,7 @@ from fedadapt.engines.flower.processes import (
     write_bundle,
 )
 from fedadapt.errors import EngineError
-from fedadapt.runs.lock import LOCK
+from fedadapt.runs.lock import is_held
 
 START_S = 120.0
 """How long a submitted run may take until it has the lock of its directory."""
@@ -135,7 +135,7 @@ class FlowerServer:
                 self._say("Flower's SuperLink ended; starting it again")
                 self._start_link()
                 return
-            led = _is_locked(self._run / LOCK)
+            led = is_held(self._run)
             if seen and not led:
                 return
             if not seen and not led and time.monotonic() - since > START_S:
@@ -206,16 +206,6 @@ class FlowerServer:
                 continue
             counts[run] = found.get("network-traffic", {})
         (self._home / "traffic.json").write_text(json.dumps(counts, indent=2), encoding="utf-8")
-
-
-def _is_locked(lock: Path) -> bool:
-    """Whether some process has the lock; asks the system, since taking it to see would keep others from it."""
-    try:
-        number = lock.stat().st_ino
-        held = Path("/proc/locks").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return False
-    return any("FLOCK" in line and line.split()[5].endswith(f":{number}") for line in held)
 
 
 def _inner_certificate(folder: Path) -> Path:
