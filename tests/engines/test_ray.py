@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -15,9 +16,11 @@ import torch
 from tiny import TOML, StopAfter, Stopped, outcome, start, tiny
 
 import fedadapt
-from fedadapt.engines.ray import MAX_DEATHS, Need, RayEngine
+from fedadapt.backbones.weights import save_weights
+from fedadapt.engines.ray import Need, RayEngine
 from fedadapt.errors import ConfigError, EngineError
 from fedadapt.experiment import resume, run
+from fedadapt.experiment.build import build
 from fedadapt.experiment.run import Watcher
 from fedadapt.params import from_bytes
 
@@ -35,6 +38,23 @@ REMEMBERING = (
 """Settings under which clients keep tensors, both directions are lossy, and a site holds a version for all."""
 
 
+def begin(tries=3):
+    """Starts Ray; on a machine that does much else, its processes may miss the half minute that it gives them."""
+    try:
+        ray.init(
+            "local",
+            num_cpus=2,
+            object_store_memory=100 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+        )
+    except Exception:
+        ray.shutdown()
+        if tries == 1:
+            raise
+        begin(tries - 1)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def head():
     """One small cluster for all tests of this file, which this process has joined; its address."""
@@ -42,11 +62,11 @@ def head():
         # The processes that Ray starts should find the same source, and count nothing for anybody.
         patch.setenv("PYTHONPATH", str(Path(fedadapt.__file__).parents[1]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Actors are nice by default, and would wait for whatever else the machine does.
+        patch.setenv("RAY_worker_niceness", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
         terminate = signal.getsignal(signal.SIGTERM)
-        ray.init(
-            "local", num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False
-        )
+        begin()
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()
         signal.signal(signal.SIGTERM, terminate)
@@ -76,35 +96,30 @@ def pid_of(seat):
     return int(re.match(r"process (\d+) on ", seat.where)[1])
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [REMEMBERING, ("algorithm=scaffold", "data.partition=dirichlet")],
-    ids=["remembering", "scaffold"],
-)
-def test_actors_give_what_this_process_gives(tmp_path, settings):
-    """With the same chunks, the same bits: state, memory, clients and accuracies; and the same bytes in the ledger."""
-    here = run(tiny(*settings, "engine.chunk=1"), tmp_path / "here")
-    there = run(tiny(*settings, *ON_RAY, "engine.chunk=1"), tmp_path / "there")
-    assert result(there) == result(here)
-
-
 def test_other_chunks_change_no_more_than_rounding(tmp_path):
     """Four clients are one chunk here and two there: states agree to float tolerance, ledgers to the byte."""
-    here, there = run(tiny("rounds=2"), tmp_path / "here"), run(tiny("rounds=2", *ON_RAY), tmp_path / "there")
-    one, two = outcome(here), outcome(there)
-    assert two["ledger"] == one["ledger"]
-    torch.testing.assert_close(from_bytes(two["state"]), from_bytes(one["state"]), rtol=1e-4, atol=1e-6)
-    for ours, theirs in zip(one["clients"], two["clients"], strict=True):
+    settings = ("rounds=2", "algorithm=scaffold", "data.partition=dirichlet")
+    here = outcome(run(tiny(*settings), tmp_path / "here"))
+    there = outcome(run(tiny(*settings, *ON_RAY), tmp_path / "there"))
+    assert there["ledger"] == here["ledger"]
+    for ours, theirs in zip(
+        (here["state"], *here["memory"]), (there["state"], *there["memory"]), strict=True
+    ):
+        torch.testing.assert_close(from_bytes(theirs), from_bytes(ours), rtol=1e-3, atol=1e-5)
+    for ours, theirs in zip(here["clients"], there["clients"], strict=True):
         assert (theirs.client, theirs.outcome, theirs.num_steps) == (
             ours.client,
             ours.outcome,
             ours.num_steps,
         )
-        assert theirs.loss == pytest.approx(ours.loss, rel=1e-5)
+        assert theirs.loss == pytest.approx(ours.loss, rel=1e-4)
 
 
 def test_an_actor_killed_in_the_middle_of_a_round_changes_nothing(tmp_path, engines, monkeypatch):
-    """Its chunk is done by another one, no reply counts twice, and the run ends in the same bits as without Ray."""
+    """Its chunk is done by another one, no reply counts twice, and with the same chunks all is as in process.
+
+    That is bit for bit the state, what clients keep, and every record; the ledger to the byte.
+    """
     settings = (*REMEMBERING, "engine.chunk=1")
     given, stopped = [], []
     ask = RayEngine._ask
@@ -131,13 +146,14 @@ def test_an_actor_killed_in_the_middle_of_a_round_changes_nothing(tmp_path, engi
     lost = next(one for one in given if one[0] == 2)
     assert {one: given.count(one) for one in given} == dict.fromkeys(given, 1) | {lost: 2}
     assert len(given) == 3 * 3 + 1
-    assert pid_of(engines[0]._seats[0]) != stopped[0]
+    assert all(f"process {stopped[0]} " not in seat.where for seat in engines[0]._seats)
     assert result(path) == result(run(tiny(*settings), tmp_path / "here"))
 
 
 def test_a_chunk_that_kills_every_actor_ends_the_run(tmp_path, monkeypatch):
-    """After three deaths the message names the clients; what was committed before is there."""
+    """The message names the clients; what was committed before is there, and can go on in process."""
     killed = []
+    monkeypatch.setattr("fedadapt.engines.ray.MAX_DEATHS", 2)
     ask = RayEngine._ask
 
     def asking(self, actor, requests, *rest):
@@ -151,35 +167,36 @@ def test_a_chunk_that_kills_every_actor_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(RayEngine, "_ask", asking)
     config = tiny("engine=ray", "engine.actors=1", "data.num_clients=2")
     with pytest.raises(
-        EngineError, match=r"3 actors died over clients 0, 1: .*smaller engine\.chunk"
+        EngineError, match=r"2 actors died over clients 0, 1: .*smaller engine\.chunk"
     ) as caught:
         run(config, tmp_path)
     assert "\n" not in str(caught.value)
-    assert len(killed) == MAX_DEATHS
-    monkeypatch.undo()
+    assert len(killed) == 2
     assert resume(tmp_path / "tiny", ["engine=local"]) == tmp_path / "tiny"
     assert result(tmp_path / "tiny") == result(run(tiny("data.num_clients=2"), tmp_path / "here"))
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path, engines):
     """Resumed on the cluster or in process, a run ends in the bits of one that was never stopped."""
-    settings = (*REMEMBERING, "engine=ray", "engine.actors=1", "engine.chunk=1")
+    with pytest.raises(Stopped):
+        run(
+            tiny(*REMEMBERING, "engine=ray", "engine.actors=1", "engine.chunk=1"),
+            tmp_path,
+            watcher=StopAfter(1),
+        )
+    stopped, copy = tmp_path / "tiny", tmp_path / "copy"
+    shutil.copytree(stopped, copy)
     whole = result(run(tiny(*REMEMBERING, "engine.chunk=1"), tmp_path / "whole"))
-    for how, made in ((), 2), (("engine=local", "engine.chunk=1"), 3):
-        path = tmp_path / str(made) / "tiny"
-        with pytest.raises(Stopped):
-            run(tiny(*settings), path.parent, watcher=StopAfter(1))
-        assert result(resume(path, how)) == whole
-        assert len(engines) == made
-        assert outcome(path)["config"]["engine"]["name"] == "ray"
+    assert result(resume(stopped)) == whole
+    assert len(engines) == 2
+    assert result(resume(copy, ["engine=local", "engine.chunk=1"])) == whole
+    assert len(engines) == 2
+    assert outcome(copy)["config"] == outcome(stopped)["config"]
 
 
 def test_what_fails_on_an_actor_is_one_line(tmp_path, engines, monkeypatch):
     """A weight file that only the driver has is named, with the process that lacks it."""
     weights = tmp_path / "weights.safetensors"
-    from fedadapt.backbones.weights import save_weights
-    from fedadapt.experiment.build import build
-
     save_weights(build(tiny()).backbone.module, weights, {}, torch.float32)
     start_actor = RayEngine._start
 
@@ -199,7 +216,7 @@ def test_what_fails_on_an_actor_is_one_line(tmp_path, engines, monkeypatch):
         (["engine=rai"], ConfigError, ["unknown engine 'rai'", "did you mean 'ray'?", "local"]),
         (["engine.address=x"], ConfigError, ["engine 'local'", "unknown key 'address'", "chunk"]),
         (["engine=ray", "engine.actors=0"], ConfigError, ["engine 'ray'", "'actors' is 0"]),
-        (["engine=ray", "engine.gpus=-1"], ConfigError, ["engine 'ray'", "'gpus' is -1"]),
+        (["engine=ray", "engine.gpus=2"], ConfigError, ["engine 'ray'", "'gpus' is 2"]),
         (["engine=ray", "engine.chunk=0"], ConfigError, ["engine 'ray'", "'chunk' is 0"]),
         (
             ["engine=ray", "engine.cpus=64"],
@@ -231,9 +248,9 @@ def test_only_the_engine_may_change_in_a_run(tmp_path):
 
 
 def test_room_is_counted_by_machine():
-    """Three actors of two processors and a third of a GPU: eight processors hold four, one GPU three, none none."""
+    """Of two processors each, eight hold four; with 0.4 of a GPU each, one GPU holds two and not two and a half."""
     assert Need(2, 0).fits({"CPU": 8.0}) == 4
-    assert Need(2, 0.33).fits({"CPU": 8.0, "GPU": 1.0}) == 3
+    assert [Need(1, 0.4).fits({"CPU": 8.0, "GPU": gpus}) for gpus in (1.0, 2.0, 5.0)] == [2, 4, 8]
     assert Need(2, 1).fits({"CPU": 8.0}) == 0
     assert (Need(1, 0).device, Need(1, 0.5).device) == ("cpu", "cuda")
 
@@ -244,7 +261,7 @@ def test_the_command_line_joins_a_cluster(tmp_path, head):
     recipe.write_text(TOML, encoding="utf-8")
     process = start(
         *("run", recipe, "--runs", tmp_path / "there", "--engine", "ray", "--address", head),
-        *("--set", "engine.actors=2", "--set", "engine.chunk=2"),
+        *("--set", "engine.actors=1", "--set", "engine.chunk=2"),
     )
     out, err = process.communicate()
     assert (process.returncode, err) == (0, ""), err

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from textwrap import shorten
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -43,7 +44,7 @@ class Need:
 
     Args:
         cpus: processors, and threads to use them with.
-        gpus: of which one may be shared, such as 0.25; 0 computes on the processors.
+        gpus: 1, or a share such as 0.25; 0 computes on the processors.
     """
 
     cpus: int
@@ -57,7 +58,8 @@ class Need:
     def fits(self, resources: Mapping[str, float]) -> int:
         """How many actors there is room for on a machine."""
         cpus = int(resources.get("CPU", 0) // self.cpus)
-        return min(cpus, int(resources.get("GPU", 0) / self.gpus)) if self.gpus else cpus
+        # Shares of one actor are all on one GPU.
+        return min(cpus, int(resources.get("GPU", 0)) * int(1 / self.gpus)) if self.gpus else cpus
 
 
 @dataclass
@@ -250,7 +252,7 @@ def cluster(
     address: str | None = None,
     actors: Annotated[int, Field(ge=1)] | None = None,
     cpus: Annotated[int, Field(ge=1)] = 1,
-    gpus: Annotated[float, Field(ge=0)] = 0.0,
+    gpus: Annotated[float, Field(ge=0, le=1)] = 0.0,
     chunk: ChunkSize | None = None,
 ) -> Iterator[MakeEngine]:
     """Clients on the actors of a Ray cluster.
@@ -260,7 +262,7 @@ def cluster(
             environment's ``RAY_ADDRESS``, or starts one.
         actors: None for as many as there is room for.
         cpus: processors of each.
-        gpus: graphics processors of each.
+        gpus: 1 GPU for each, a share of one, or 0 for none.
         chunk: clients trained together; None picks.
 
     Raises:
@@ -303,7 +305,7 @@ def _joined(address: str, actors: int | None, need: Need) -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **how)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises plain ones too, when a machine is slow to start
         raise EngineError(f"cannot join a Ray cluster at {address!r}: {_reason(error)}") from error
     finally:
         os.environ.pop(_JOINING_S, None)
@@ -352,5 +354,5 @@ def _resources(what: Need | Mapping[str, float]) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """An error in one line."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """An error in one line; Ray's own go on for several."""
+    return shorten(str(error), 500, placeholder=" ...") or type(error).__name__
