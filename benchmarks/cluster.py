@@ -36,7 +36,8 @@ from typing import Any
 import ray
 import torch
 
-from fedadapt.engines import Engine, LocalEngine
+from fedadapt.engines.engine import Engine
+from fedadapt.engines.local import LocalEngine
 from fedadapt.engines.ray import Need, RayEngine
 from fedadapt.experiment import make_config
 from fedadapt.experiment.blueprint import draw_blueprint

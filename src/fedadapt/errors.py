@@ -12,6 +12,7 @@
     │   └── DigestMismatch        6   the frame belongs to another backbone, layout or codec
     ├── ClientError               7   a client's work failed, or its update was refused
     ├── RunError                  8   a run directory that is missing, in use, damaged or full
+    │   └── RoundFailed           8   nobody gave a usable update: training diverged, or the setting cannot work
     ├── EngineError               9   an engine that cannot carry messages
     └── Interrupted             130   Ctrl-C; everything committed is safe
 
@@ -75,6 +76,10 @@ class RunError(FedadaptError):
     """A run directory is missing, in use, damaged, or cannot be written."""
 
     exit_code = 8
+
+
+class RoundFailed(RunError):
+    """A round in which no client gave a usable update; to play it again would give the same."""
 
 
 class EngineError(FedadaptError):

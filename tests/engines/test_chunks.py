@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from contracts.cases import SIZES, tiny_model, tiny_party
 
-from fedadapt.engines import LocalEngine
 from fedadapt.engines.chunks import CHUNK_IMAGES, cut
+from fedadapt.engines.local import LocalEngine
 from fedadapt.federation.messages import Request
 
 

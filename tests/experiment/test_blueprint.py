@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import tiny
 
-from fedadapt.engines import LocalEngine
+from fedadapt.engines.local import LocalEngine
 from fedadapt.errors import ConfigError, RunError
 from fedadapt.experiment.blueprint import draw_blueprint
 from fedadapt.experiment.build import build

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedadapt.data.dataset import Dataset, Split
-from fedadapt.engines import Blueprint
+from fedadapt.engines.engine import Blueprint
 from fedadapt.errors import RunError
 from fedadapt.experiment.build import Clients, Experiment, build, share_out
 from fedadapt.experiment.config import RunConfig, make_config

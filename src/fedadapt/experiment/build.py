@@ -23,7 +23,7 @@ from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdings import NOBODY, Holdings
 from fedadapt.data.holdout import split_off
 from fedadapt.data.skew import label_counts
-from fedadapt.engines import MakeEngine
+from fedadapt.engines.engine import MakeEngine
 from fedadapt.errors import ConfigError
 from fedadapt.experiment.config import RunConfig
 from fedadapt.federation.messages import Wire
@@ -201,7 +201,9 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         )
     )
     model.to(device, config.train.dtype)
-    wire = Wire(plan, backbone_digest=model.digest, seeds=seeds, **coding)
+    wire = Wire(
+        plan, backbone_digest=model.digest, seeds=seeds, norm_bound=config.federation.norm_bound, **coding
+    )
     return Experiment(
         config,
         seeds,

@@ -13,7 +13,7 @@ import torch
 
 from fedadapt.backbones.weights import save_weights
 from fedadapt.data.dataset import Dataset, Split
-from fedadapt.engines import Engine
+from fedadapt.engines.engine import Engine
 from fedadapt.engines.flower.mandate import Mandate, Patience
 from fedadapt.errors import ConfigError, RunError
 from fedadapt.experiment.build import Clients, Experiment, build, load_data, manifest

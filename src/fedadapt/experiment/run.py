@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedadapt.engines import Engine, MakeEngine
-from fedadapt.errors import ConfigError, Interrupted, RunError
+from fedadapt.engines.engine import Engine, MakeEngine
+from fedadapt.errors import ConfigError, Interrupted, RoundFailed, RunError
 from fedadapt.experiment.blueprint import draw_blueprint
 from fedadapt.experiment.build import Experiment, LoadData, build, build_data, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, apply_setting, make_config
@@ -187,7 +187,7 @@ def play_on(
         Interrupted: Ctrl-C; everything up to the last round is on disk.
     """
     config = experiment.config
-    with flushed_denormals(), _interruptible() as stop_asked:
+    with flushed_denormals(), interruptible() as stop_asked:
         if store.last_round is None:
             first = experiment.first_state()
             store.commit(RoundRecord(0, first, metrics=_measure(experiment, first)))
@@ -248,7 +248,7 @@ def _drive(experiment: Experiment, engine: Engine, state: Streams, number: int, 
         played: Played = stop.value
     if all(record.outcome is not Outcome.ACCEPTED for record in played.clients):
         first = played.clients[0]
-        raise RunError(
+        raise RoundFailed(
             f"round {number}: none of {len(played.clients)} clients gave a usable update; "
             f"client {first.client} {first.outcome}: {first.reason}"
         )
@@ -298,8 +298,8 @@ def _mean_loss(played: Played) -> float | None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a wish to stop after this round; the second stops at once."""
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a wish to stop when it suits; the second stops at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set

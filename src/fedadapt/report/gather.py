@@ -15,6 +15,7 @@ from fedadapt.errors import RunError
 from fedadapt.runs.ledger import LedgerTotal
 from fedadapt.runs.lock import is_held
 from fedadapt.runs.records import ClientRecord, Direction, Outcome
+from fedadapt.runs.results import RunRecord
 from fedadapt.runs.store import RoundSummary, RunStore
 
 RECENT = 5
@@ -269,29 +270,7 @@ class RunReader:
             clients = [record for record in store.clients(after=known) if record.round <= last]
             totals = [total for total in store.ledger_totals(after=known) if total.round <= last]
         self._tally.add(clients, totals, last)
-        return self._tell(rounds, held=held)
-
-    def _tell(self, rounds: Sequence[RoundSummary], *, held: bool) -> RunSummary:
-        tally = self._tally
-        config = tally.manifest.get("config") or {}
-        return RunSummary(
-            name=str(config.get("name") or self._path.resolve().name),
-            path=self._path,
-            manifest=tally.manifest,
-            rounds=tally.last,
-            accuracy_by_round=_measured(rounds, "accuracy"),
-            loss_by_round=_measured(rounds, "loss"),
-            upload_by_round=tally.cumulative(Direction.UPLOAD),
-            download_by_round=tally.cumulative(Direction.DOWNLOAD),
-            group_bytes=dict(tally.groups),
-            client_accuracy=dict(tally.accuracy),
-            answers={round: dict(answers) for round, answers in tally.answers.items()},
-            last_clients=tuple(tally.last_clients),
-            clients_seen=len(tally.seen),
-            seconds_by_round={summary.round: summary.wall_s for summary in rounds},
-            cpu_s=sum(summary.cpu_s for summary in rounds),
-            held=held,
-        )
+        return _told(self._tally, rounds, self._path, held=held)
 
 
 def summarise(path: Path) -> RunSummary:
@@ -303,10 +282,39 @@ def summarise(path: Path) -> RunSummary:
     Raises:
         RunError: the directory is missing or damaged, or no round is committed yet.
     """
-    summary = RunReader(path).look()
-    if summary is None:
+    found = RunReader(path).look()
+    if found is None:
         raise RunError(f"run {path} has no committed round to report; start it anew with `fedadapt run`")
-    return summary
+    return found
+
+
+def summary(record: RunRecord, path: Path) -> RunSummary:
+    """A run at rest as its record tells it; at least one round is committed."""
+    tally = _Tally(record.manifest)
+    tally.add(record.clients, record.totals, record.rounds[-1].round)
+    return _told(tally, record.rounds, path, held=False)
+
+
+def _told(tally: _Tally, rounds: Sequence[RoundSummary], path: Path, *, held: bool) -> RunSummary:
+    config = tally.manifest.get("config") or {}
+    return RunSummary(
+        name=str(config.get("name") or path.resolve().name),
+        path=path,
+        manifest=tally.manifest,
+        rounds=tally.last,
+        accuracy_by_round=_measured(rounds, "accuracy"),
+        loss_by_round=_measured(rounds, "loss"),
+        upload_by_round=tally.cumulative(Direction.UPLOAD),
+        download_by_round=tally.cumulative(Direction.DOWNLOAD),
+        group_bytes=dict(tally.groups),
+        client_accuracy=dict(tally.accuracy),
+        answers={round: dict(answers) for round, answers in tally.answers.items()},
+        last_clients=tuple(tally.last_clients),
+        clients_seen=len(tally.seen),
+        seconds_by_round={summary.round: summary.wall_s for summary in rounds},
+        cpu_s=sum(summary.cpu_s for summary in rounds),
+        held=held,
+    )
 
 
 def labels(runs: Sequence[RunSummary]) -> list[str]:

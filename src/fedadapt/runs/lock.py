@@ -37,7 +37,7 @@ def acquire(folder: Path) -> int:
         holder = os.pread(lock, 32, 0).decode(errors="replace") or "unknown"
         os.close(lock)
         raise RunError(
-            f"run directory {folder} is in use by process {holder}; wait for it to end, or choose another one"
+            f"directory {folder} is in use by process {holder}; wait for it to end, or choose another one"
         ) from None
     except OSError:
         os.close(lock)
