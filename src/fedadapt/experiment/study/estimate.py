@@ -7,7 +7,8 @@ import math
 from functools import cache
 
 from fedadapt.errors import FedadaptError
-from fedadapt.experiment.config import Choice, RunConfig
+from fedadapt.experiment.config import RunConfig
+from fedadapt.registry import Choice
 
 MEASURED_AS = 1 / 3
 """What measuring on an image costs of what training on it does: the forward pass alone."""
