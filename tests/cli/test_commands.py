@@ -252,7 +252,7 @@ def test_the_shell_completes_commands(monkeypatch, fedadapt):
     monkeypatch.setenv("_FEDADAPT_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "fedadapt re")
     monkeypatch.setenv("COMP_CWORD", "1")
-    assert set(fedadapt().out.split()) == {"resume", "report"}
+    assert set(fedadapt().out.split()) == {"resume", "report", "results"}
 
 
 def test_a_reader_that_leaves_is_no_crash():

@@ -29,7 +29,7 @@ seeds = [0]
 
 [axes.trainable]
 parallel = { adapter = "parallel", rounds = 2 }
-wild = { adapter = "full", train.lr = 1e30 }
+wild = { adapter = "full", train.lr = 1e30, train.batch_size = 4 }
 """
 
 
@@ -84,7 +84,7 @@ class _Stopping(Watcher):
 @pytest.mark.parametrize(
     ("settings", "status", "reason"),
     [
-        (("train.lr=1e30", "adapter=full"), Status.FAILED, "no client could do its work in the first round: 4 "),
+        (("train.lr=1e30", "train.batch_size=4", "adapter=full"), Status.FAILED, "no client could do its work in the first round: 4 "),
         (("codec.error_feedback=true",), Status.FAILED, "loses nothing"),
         (("data.source.name=npz", "data.source.size=8", "data.source.path=none.npz"), Status.BROKEN, "none.npz"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, MutableMapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdings import NOBODY, Holdings
 from fedadapt.data.holdout import split_off
 from fedadapt.data.skew import label_counts
+from fedadapt.engines.engine import MakeEngine
 from fedadapt.errors import ConfigError
 from fedadapt.experiment.config import RunConfig
 from fedadapt.experiment.population import build_population
@@ -72,6 +74,7 @@ class Experiment:
     population: Population
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    engine: AbstractContextManager[MakeEngine]
     warm: WarmStart | None = None
 
     def party(self, memory: MutableMapping[int, Streams]) -> Party:
@@ -206,6 +209,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         choose_attackers(config.data.num_clients, config.attack.share, seeds) if hostile else frozenset()
     )
     coding = build_coding(config)
+    engine = config.engine.create("engine")
     build_backbone = config.backbone.create("backbone")
     device = config.train.resolve_device()
     dataset, measured_on, clients = load(config)
@@ -256,6 +260,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         population,
         mean,
         std,
+        engine,
         warm,
     )
 

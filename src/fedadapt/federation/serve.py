@@ -110,7 +110,7 @@ def _reader(party: Party) -> Callable[[Request], Streams]:
     def read(request: Request) -> Streams:
         if id(request.frame) not in decoded:
             if party.wire.delta:
-                decoded[id(request.frame)] = _take_version(request, party)
+                decoded[id(request.frame)] = take_version(request, party)
             else:
                 message = party.wire.read(
                     request.frame, Kind.DOWNLOAD, request.round, EVERYONE, party.algorithm.downloads, 0
@@ -121,8 +121,12 @@ def _reader(party: Party) -> Callable[[Request], Streams]:
     return read
 
 
-def _take_version(request: Request, party: Party) -> Streams:
-    """What a download leads to from what the site holds, which it remembers."""
+def take_version(request: Request, party: Party) -> Streams:
+    """What a download leads to from what the site holds, which it remembers.
+
+    Raises:
+        FrameError: it does not start from what is held, or is damaged.
+    """
     if EVERYONE in party.memory:
         held = versions.recall(party.memory[EVERYONE])
     else:
