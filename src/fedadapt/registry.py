@@ -28,6 +28,8 @@ ROOMS = {
     "partition": "fedadapt.data.partitions",
     "algorithm": "fedadapt.algorithms",
     "codec": "fedadapt.codecs",
+    "sampling": "fedadapt.federation.sampling",
+    "attack": "fedadapt.federation.attacks",
 }
 """Where the factories of each kind live: a module, or a package of modules."""
 

@@ -27,7 +27,7 @@ def make_manifest(name: str, planned: int, counts: list[list[int]] | None) -> di
         "seed": 7,
         "plan": [
             {"group": "adapter", "trained": True, "travels": "shared", "values": 1000, "bytes": 4000},
-            {"group": "norm_affine", "trained": True, "travels": "kept", "values": 50, "bytes": 0},
+            {"group": "norm_affine", "trained": True, "travels": "frozen", "values": 50, "bytes": 0},
         ],
         "backbone": {"name": "resnet8", "digest": "ab" * 32, "bytes": 280000, "parameters": 70000},
         "data": {
@@ -181,11 +181,17 @@ class Browser:
         """What a script says in the page."""
         return self.driver.execute_script(f"return {script}")
 
-    def wait(self, condition: Callable[[], bool]) -> None:
+    def wait(self, condition: Callable[[], bool], *ignored: type[Exception]) -> None:
         """Waits until `condition` holds; the limit only stops what hangs."""
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.driver, 400).until(lambda _: condition())
+        WebDriverWait(self.driver, 400, ignored_exceptions=ignored).until(lambda _: condition())
+
+    def wait_for_reload(self, condition: Callable[[], bool]) -> None:
+        """Waits until `condition` holds of a page that reads itself again, and may be away when it is asked."""
+        from selenium.common.exceptions import JavascriptException
+
+        self.wait(condition, JavascriptException)
 
     def press_enter(self, selector: str) -> None:
         """Presses the enter key on the first element that `selector` finds."""

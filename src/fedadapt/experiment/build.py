@@ -24,8 +24,11 @@ from fedadapt.data.holdout import split_off
 from fedadapt.data.skew import label_counts
 from fedadapt.errors import ConfigError
 from fedadapt.experiment.config import RunConfig
+from fedadapt.experiment.population import build_population
+from fedadapt.federation.attacks import Attack, choose_attackers
 from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import ExchangePlan, make_plan
+from fedadapt.federation.population import Population
 from fedadapt.federation.serve import Party
 from fedadapt.params import Group, Params, Streams
 from fedadapt.seeds import Seeds
@@ -61,28 +64,56 @@ class Experiment:
     backbone: Backbone
     model: AdaptedModel
     algorithm: Algorithm
+    attack: Attack
+    attackers: frozenset[int]
     plan: ExchangePlan
     wire: Wire
+    population: Population
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def party(self, memory: MutableMapping[int, Streams]) -> Party:
         """The site that simulates all clients, with their memory."""
         augment = self.config.data.augment
+        split, held = self._training_data()
         return Party(
             model=self.model,
             wire=self.wire,
             algorithm=self.algorithm,
             train=self.config.train,
             rounds=self.config.rounds,
-            split=self.dataset.train,
-            indices=self.clients.train,
+            split=split,
+            indices=held,
             augment=Augment(pad=augment.pad, flip=augment.flip),
             mean=self.mean,
             std=self.std,
             seeds=self.seeds,
             memory=memory,
         )
+
+    def num_steps(self, client: int) -> int:
+        """The local steps that a client's whole work is in a round."""
+        train = self.config.train
+        return train.epochs * -(-len(self.clients.train[client]) // train.batch_size)
+
+    def _training_data(self) -> tuple[Split, Holdings]:
+        """The images with the labels that clients train on, and who holds which.
+
+        Clients may share samples, and attackers may hold false labels of theirs: those are in a second copy behind
+        the first.
+        """
+        train, held, falsify = self.dataset.train, self.clients.train, self.attack.labels
+        if falsify is None:
+            return train, held
+        labels = torch.cat([train.labels, falsify(train.labels, self.dataset.num_classes)])
+        places = Holdings.drawn(
+            len(held),
+            lambda client: held[client] + (len(train) if client in self.attackers else 0),
+            held.size,
+            held.largest,
+            f"{held.digest.hex()} with false labels",
+        )
+        return Split(train.images.repeat(2, 1, 1, 1), labels), places
 
     @property
     def bytes_once(self) -> int:
@@ -167,10 +198,16 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     adapter = config.adapter.create("adapter")
     head = config.head.create("head policy")
     algorithm = config.algorithm.create("algorithm")
+    attack = config.attack.create("attack")
+    hostile = config.attack.name != "none"
+    attackers = (
+        choose_attackers(config.data.num_clients, config.attack.share, seeds) if hostile else frozenset()
+    )
     coding = build_coding(config)
     build_backbone = config.backbone.create("backbone")
     device = config.train.resolve_device()
     dataset, measured_on, clients = load(config)
+    population = build_population(config, clients.held, seeds, algorithm, delta=coding["delta"])
     backbone = build_backbone(dataset.num_classes, seeds.torch("backbone"))
     channels = dataset.train.images.shape[1]
     mean, std = backbone.mean or dataset.mean, backbone.std or dataset.std
@@ -188,7 +225,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     algorithm = algorithm.settle(
         Setting(
             config.data.num_clients,
-            config.cohort or config.data.num_clients,
+            population.cohort,
             config.train,
             trained=frozenset(row.group for row in plan.rows if row.trained),
             shared=frozenset(plan.groups()),
@@ -201,7 +238,21 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         plan, backbone_digest=model.digest, seeds=seeds, norm_bound=config.federation.norm_bound, **coding
     )
     return Experiment(
-        config, seeds, dataset, measured_on, clients, backbone, model, algorithm, plan, wire, mean, std
+        config,
+        seeds,
+        dataset,
+        measured_on,
+        clients,
+        backbone,
+        model,
+        algorithm,
+        attack,
+        attackers,
+        plan,
+        wire,
+        population,
+        mean,
+        std,
     )
 
 
