@@ -28,6 +28,7 @@ def images(config: RunConfig) -> float | None:
     measured = round(train * config.data.validation_fraction) if config.data.validation_fraction else test
     train -= measured if config.data.validation_fraction else 0
     train = min(train, config.data.limit or train)
+    measured = min(measured, config.evaluate.limit or measured)
     asked = min(1.0, (config.cohort or config.data.num_clients) / config.data.num_clients)
     trained = config.rounds * train * (1 - config.data.local_test_fraction) * asked * config.train.epochs
     measurements = 1 + math.ceil(config.rounds / config.evaluate.every)
