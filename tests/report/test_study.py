@@ -96,7 +96,10 @@ def test_bytes_to_a_target_are_those_of_the_first_round_that_reaches_it(made):
 def test_the_page_says_what_the_cells_say(made, tmp_path):
     """The claim is counted, rows have mean, deviation and share, failures their reason, and an edge of a search an arrow."""
     page = write_results(made, tmp_path / "out").read_text(encoding="utf-8")
-    assert "**small**: no more than 1 points below full, at no more than 12 % of the bytes, in 2 of 2 rows" in page
+    assert (
+        "**small**: no more than 1 points below full, at no more than 12 % of the bytes, in 2 of 2 rows"
+        in page
+    )
     assert "| iid | small | 81.00 ± 2.00 | +0.00 ± 1.00 | 1 | 400 B | 10 % | 3 |" in page
     assert "| iid | small | 300 B (13.3x) |" in page
     assert "| iid | wild | failed | – | – | – | – | 0 |" in page
@@ -141,7 +144,9 @@ def test_one_axis_at_a_time_is_a_figure_each(tmp_path):
     """Each axis has its own table and figure, against its first value with the others at theirs."""
     with Results.write(tmp_path / "made") as results:
         standing = []
-        for number, (value, skew) in enumerate([("full", "iid"), ("small", "iid"), ("full", "strong")], start=1):
+        for number, (value, skew) in enumerate(
+            [("full", "iid"), ("small", "iid"), ("full", "strong")], start=1
+        ):
             told = record(FULL if value == "full" else SMALL, 1000)
             results.keep(CellResult(f"c{number}", Status.DONE, {}, record=told, accuracy=told.accuracy))
             labels = {"trainable": value, "skew": skew, "seed": "0"}
