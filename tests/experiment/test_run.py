@@ -322,6 +322,22 @@ def test_a_limit_keeps_so_many_samples():
         assert len(dataset.train) == sum(map(len, clients.train)) == expected
 
 
+def test_measuring_can_be_on_a_part(tmp_path):
+    """``evaluate.limit`` measures on so many samples, classes in their shares, of the test or the validation split."""
+    _, whole, _ = build_data(tiny())
+    _, part, _ = build_data(tiny("evaluate.limit=30"))
+    assert len(part) == 30
+    shares = torch.bincount(whole.labels) * 30 / len(whole)
+    assert (torch.bincount(part.labels) - shares).abs().max() < 1
+    assert len(build_data(tiny("data.validation_fraction=0.25", "evaluate.limit=10"))[1]) == 10
+    assert len(build_data(tiny("evaluate.limit=100000"))[1]) == len(whole)
+    path = run(tiny("rounds=1", "evaluate.limit=10"), tmp_path)
+    with RunStore.read(path) as store:
+        hits = 10 * store.rounds()[-1].metrics["accuracy"]
+        assert store.manifest["data"]["test"] == 10
+        assert hits == pytest.approx(round(hits), abs=1e-5)
+
+
 def test_everybody_failing_is_recorded_and_the_run_goes_on(tmp_path):
     """A rate at which all diverge gives empty rounds with each client's reason, and the model that was begun with."""
     path = run(tiny("train.lr=1e30", "rounds=2", "train.batch_size=4"), tmp_path)
