@@ -34,6 +34,10 @@ class Matrix(nn.Module):
     def forward(self, x: Float[Tensor, "N ... C"]) -> Float[Tensor, "N ... D"]:
         return client_product(x, self.weight, self.groups)
 
+    def matrix(self) -> Float[Tensor, "K D c"]:
+        """The whole of it, for `BesidePixels` to fold."""
+        return self.weight
+
 
 @register("adapter", "parallel")
 def parallel(*, init: Init = "zero", sites: Placement = Placement()) -> Adapter:
