@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from fedadapt.codecs import Key, make_codec
-from fedadapt.engines import LocalEngine
+from fedadapt.engines.local import LocalEngine
 from fedadapt.experiment import load_config
 from fedadapt.experiment.build import build, processor
 from fedadapt.federation.frame import Kind

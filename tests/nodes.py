@@ -106,12 +106,15 @@ class Federation:
 
     def join(self, client: int, *how: str) -> None:
         """Starts a site, or starts it again; `how` replaces the usual certificate and key."""
-        place = self.folder / f"site{client}"
-        usual = [f"--ca={self.folder / 'tls' / 'ca.pem'}", f"--key={place / 'key'}"]
-        options = how or (usual if self.secure else ["--insecure"])
-        self.start(
-            f"site{client}", "join", f"127.0.0.1:{self.port}", f"--data={place / 'site.toml'}", *options
-        )
+        site = self.folder / f"site{client}" / "site.toml"
+        options = how or self.credentials(client)
+        self.start(f"site{client}", "join", f"127.0.0.1:{self.port}", f"--data={site}", *options)
+
+    def credentials(self, client: int) -> list[str]:
+        """How a site usually shows who it is."""
+        if not self.secure:
+            return ["--insecure"]
+        return [f"--ca={self.folder / 'tls' / 'ca.pem'}", f"--key={self.folder / f'site{client}' / 'key'}"]
 
     def start(self, name: str, *arguments: object) -> None:
         """Starts a ``fedadapt`` process whose output goes to ``NAME.out``."""

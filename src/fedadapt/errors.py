@@ -12,6 +12,7 @@
     │   └── DigestMismatch        6   the frame belongs to another backbone, layout or codec
     ├── ClientError               7   a client's work failed, or its update was refused
     ├── RunError                  8   a run directory that is missing, in use, damaged or full
+    │   └── RoundFailed           8   nobody gave a usable update: training diverged, or the setting cannot work
     ├── EngineError               9   an engine that cannot carry messages
     └── Interrupted             130   Ctrl-C; everything committed is safe
 
@@ -77,6 +78,10 @@ class RunError(FedadaptError):
     exit_code = 8
 
 
+class RoundFailed(RunError):
+    """A round in which no client gave a usable update; to play it again would give the same."""
+
+
 class EngineError(FedadaptError):
     """An engine cannot carry the messages it was given."""
 
@@ -87,3 +92,13 @@ class Interrupted(FedadaptError):
     """A run was asked to stop, and did after its last committed round."""
 
     exit_code = 130
+
+
+def one_line(text: object) -> str:
+    r"""Text from elsewhere as one line that can be shown: no line breaks, no commands to a terminal.
+
+    Example:
+        >>> one_line("no\nround \x1b[2Jé")
+        'no round �[2Jé'
+    """
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(text).split()))

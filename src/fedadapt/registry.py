@@ -15,7 +15,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from pydantic import ValidationError, validate_call
+from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
 
 from fedadapt.errors import ConfigError, UnknownName
 
@@ -104,6 +104,28 @@ def create(kind: str, name: str, options: Mapping[str, Any] | None = None) -> An
         return validate_call(factory)(**(options or {}))
     except ValidationError as error:
         raise ConfigError(f"{kind} {name!r}: {first_problem(error, describe(kind, name)[1])}") from None
+
+
+class Section(BaseModel):
+    """Settings of a file that are all known: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Choice(BaseModel):
+    """The name of something registered, with its options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    def create(self, kind: str) -> Any:
+        """Makes what is named.
+
+        Raises:
+            ConfigError: the name or an option is wrong.
+        """
+        return create(kind, self.name, self.__pydantic_extra__)
 
 
 def first_problem(error: ValidationError, allowed: Mapping[str, str]) -> str:

@@ -44,6 +44,16 @@ class Seeds:
         key = f"{self.root}/{purpose}/{round}/{client}".encode()
         return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
 
+    def uniform(self, purpose: str, *, round: int = 0, client: int = -1) -> float:
+        """One number from 0 to below 1 for one purpose, at a tenth of what a generator costs.
+
+        Example:
+            >>> 0 <= Seeds(7).uniform("dropout", round=3, client=1) < 1
+            True
+        """
+        # Of 63 bits the upper 53: a float has no room for more, and rounding all of them could give 1.
+        return (self.derive(purpose, round=round, client=client) >> 10) / 2**53
+
     def torch(self, purpose: str, *, round: int = 0, client: int = -1) -> torch.Generator:
         """A fresh CPU generator of torch for one purpose."""
         return torch.Generator().manual_seed(self.derive(purpose, round=round, client=client))

@@ -1,4 +1,4 @@
-"""The command line answers at once, because it loads nothing heavy until a command needs it."""
+"""The command line and a site's app answer at once, because they load nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ("torch", "torchvision", "timm", "plotly", "sklearn", "flwr_datasets", "datasets", "matplotlib")
 
 
-def test_importing_the_command_line_imports_nothing_heavy(root):
-    """After `import fedadapt.cli`, neither torch nor another heavy library is loaded."""
-    code = f"import sys, fedadapt.cli; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+@pytest.mark.parametrize(
+    "module",
+    ["fedadapt.cli", "fedadapt.engines.flower.client_app", "fedadapt.engines.flower.site_file"],
+)
+def test_importing_what_must_be_light_imports_nothing_heavy(root, module):
+    """Neither torch nor another heavy library is loaded; Flower starts a site's app for every message."""
+    code = f"import sys, {module}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=root,

@@ -97,8 +97,28 @@ def test_partition_shows_who_holds_what(tmp_path, recipe, fedadapt):
     """``partition`` prints the measures of skew, and writes a page that needs nothing else."""
     ended = fedadapt("partition", recipe, "--out", tmp_path / "page.html", "-s", "data.partition=dirichlet")
     assert ended.code == 0, ended.err
-    assert "Jensen-Shannon" in ended.out
+    assert all(measure in ended.out for measure in ("Jensen-Shannon", "mean effective classes", "size Gini"))
     assert (tmp_path / "page.html").read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html>")
+
+
+def test_partition_of_a_million_shows_some(tmp_path, recipe, fedadapt):
+    """Of a million clients the first two hundred are listed; with domains their divergence is measured too."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "set.npz",
+        x_train=rng.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8),
+        y_train=np.arange(60) % 3,
+        domain_train=np.arange(60) // 30,
+    )
+    settings = ("data.num_clients=1000000", "data.partition={name = 'virtual', size = 5}", "data.limit=40")
+    source = f"data.source={{name = 'npz', path = '{tmp_path / 'set.npz'}'}}"
+    page = tmp_path / "page.html"
+    ended = fedadapt("partition", recipe, "--out", page, *(p for s in (*settings, source) for p in ("-s", s)))
+    assert ended.code == 0, ended.err
+    assert "mean Jensen-Shannon divergence of domains" in " ".join(ended.out.split())
+    assert "1,000,000 clients, the first 200" in page.read_text(encoding="utf-8")
 
 
 def test_compare_as_json(finished, fedadapt):

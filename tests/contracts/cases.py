@@ -13,7 +13,7 @@ from fedadapt.backbones.resnet import initialise
 from fedadapt.codecs import make_codec
 from fedadapt.data.augment import Augment
 from fedadapt.data.dataset import Split
-from fedadapt.engines import LocalEngine
+from fedadapt.engines.local import LocalEngine
 from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import Travel, make_plan
 from fedadapt.federation.round import play

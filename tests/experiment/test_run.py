@@ -10,7 +10,7 @@ import torch
 from tiny import EVERYTHING, StopAfter, Stopped, outcome, tiny
 
 from fedadapt.backbones.weights import save_weights
-from fedadapt.engines import LocalEngine
+from fedadapt.engines.local import LocalEngine
 from fedadapt.errors import DataError, Interrupted, RunError
 from fedadapt.experiment import resume, run
 from fedadapt.experiment.build import build, build_data

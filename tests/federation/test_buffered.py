@@ -7,7 +7,7 @@ import torch
 from contracts.cases import federate, first_state, tiny_model, tiny_party
 
 from fedadapt.algorithms import Update
-from fedadapt.engines import LocalEngine
+from fedadapt.engines.local import LocalEngine
 from fedadapt.federation.buffered import CLOCK, FLIGHT, play_buffered
 from fedadapt.federation.messages import Reply
 from fedadapt.params import from_bytes, to_bytes

@@ -11,6 +11,7 @@ import torch
 from contracts.cases import first_state, tiny_model, tiny_party
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from storm import storm
 
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.messages import EVERYONE, Reply
@@ -179,3 +180,19 @@ def test_no_reply_can_raise(frame, client, round):
     played = finish(ask()[0], [Reply(round, client, frame)])
     assert [record.client for record in played.clients] == COHORT
     assert not any(record.outcome is Outcome.ACCEPTED for record in played.clients)
+
+
+def test_an_update_beyond_the_bound_is_refused(sound):
+    """The norm is that of all that a client sends; one just within it is taken."""
+    values = PARTY.wire.plan.num_shared_bytes // 4
+    bounded = replace(PARTY, wire=replace(PARTY.wire, norm_bound=2.0 * math.sqrt(values) * (1 + 1e-6)))
+    within, beyond = upload(0, delta=-2.0), upload(2, delta=2.01)
+    played = finish(ask([0, 2], party=bounded)[0], [within, beyond])
+    assert [record.outcome for record in played.clients] == [Outcome.ACCEPTED, Outcome.REFUSED]
+    assert "federation.norm_bound is" in played.clients[1].reason
+    assert all(torch.allclose(played.state["model"][n], t - 2.0) for n, t in STATE["model"].items())
+
+
+def test_twisted_frames_are_refused():
+    """Noise, cuts, altered headers and false lengths, half of them with a right checksum; a million in tests/slow."""
+    assert storm(3000, seed=1) == 0

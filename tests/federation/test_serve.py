@@ -8,7 +8,7 @@ import pytest
 import torch
 from contracts.cases import SIZES, first_state, tiny_model, tiny_party
 
-from fedadapt.engines import LocalEngine
+from fedadapt.engines.local import LocalEngine
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.messages import Request
 from fedadapt.federation.round import play

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedadapt.codecs import make_codec
-from fedadapt.engines import LocalEngine
+from fedadapt.engines.local import LocalEngine
 from fedadapt.errors import DigestMismatch, FrameError
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.messages import EVERYONE

@@ -89,6 +89,11 @@ def create_run(
     return path
 
 
+@pytest.fixture(name="make_round", scope="session")
+def _make_round() -> Callable[..., RoundRecord]:
+    return make_round
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """`create_run` in a folder of this test; `folder` names the run directory."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from fedadapt.errors import RunError
-from fedadapt.report.gather import labels, summarise
-from fedadapt.runs.records import Direction, RoundRecord
+from fedadapt.report.gather import Condition, RunReader, labels, summarise
+from fedadapt.runs.records import Direction, Outcome, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
 
 
@@ -115,3 +116,51 @@ def test_names_are_told_apart(make_run):
     first, second = make_run("a", folder="x"), make_run("a", folder="y")
     runs = [summarise(path) for path in (first, second, second, make_run("b"))]
     assert labels(runs) == ["a (x)", "a (y)", "a (y) #2", "b"]
+
+
+def test_a_reader_that_goes_on_knows_what_a_new_one_does(make_run, make_round):
+    """After every commit, what was read bit by bit is what reading the whole run gives."""
+    path = make_run(accuracies=(0.1,), planned=4)
+    reader = RunReader(path)
+    assert reader.look() == summarise(path)
+    for rounds in ((1,), (2, 3), (), (4,)):
+        with RunStore.open(path) as store:
+            for number in rounds:
+                store.commit(make_round(number, {"accuracy": number / 8}))
+        assert reader.look() == summarise(path)
+    assert summarise(path).answers == {number: {Outcome.ACCEPTED: 2} for number in (1, 2, 3, 4)}
+    assert [record.client for record in summarise(path).last_clients] == [0, 1]
+
+
+@pytest.mark.parametrize("accuracies", [(0.1, 0.2), (0.1, 0.2, 0.3, 0.4)])
+def test_a_reader_notices_another_run(make_run, tmp_path, accuracies):
+    """A run that was replaced, by a shorter or a longer one, is read from its beginning."""
+    reader = RunReader(make_run(folder="run"))
+    reader.look()
+    shutil.rmtree(tmp_path / "run")
+    path = make_run("other", accuracies, folder="run", scale=3)
+    assert reader.look() == summarise(path)
+
+
+def test_how_it_stands_with_a_run(make_run, make_round):
+    """A run is running while it is held, stopped if it is not and lacks rounds, and finished when it has all."""
+    path = make_run(accuracies=(0.1, 0.2), planned=2)
+    assert summarise(path).condition is Condition.STOPPED
+    with RunStore.open(path) as store:
+        assert summarise(path).condition is Condition.RUNNING
+        store.commit(make_round(2, {}))
+        assert summarise(path).condition is Condition.FINISHED
+    assert summarise(path).condition is Condition.FINISHED
+
+
+def test_the_time_left_is_that_of_the_last_rounds(make_run):
+    """Rounds of 2 s each leave 2 s for each of the six to come; before the first, nothing is known."""
+    assert summarise(make_run(accuracies=(0.1, 0.2, 0.3), planned=8)).time_left_s == 12.0
+    assert summarise(make_run(accuracies=(0.1,), planned=8)).time_left_s is None
+    assert summarise(make_run()).time_left_s == 0.0
+
+
+def test_a_reader_waits_for_the_first_round(tmp_path):
+    """Before the first commit there is nothing to tell."""
+    with RunStore.create(tmp_path / "early", {}):
+        assert RunReader(tmp_path / "early").look() is None

@@ -59,6 +59,15 @@ def test_the_page_holds_the_counts(tmp_path):
     assert 'id="samples-by-client"' in text
     assert 'id="holdings"' in text
     assert "<b>" not in text.split("<script>")[0]
+    assert 'id="domains"' not in text
+
+
+def test_domains_have_a_map_of_their_own(tmp_path):
+    """Where domains are known the page shows who holds how much of each."""
+    out = partition_page(COUNTS, NAMES, {}, "title", tmp_path / "p.html", [[9, 0], [0, 8], [0, 0]])
+    text = out.read_text(encoding="utf-8")
+    assert 'id="domains"' in text
+    assert "domain 1" in text
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 import pytest
 
 from fedadapt.errors import RunError
+from fedadapt.runs import lock
+from fedadapt.runs.lock import LOCK, is_held
 from fedadapt.runs.store import RunStore
 
 HOLD = """
@@ -31,9 +34,11 @@ def test_another_process_is_refused_until_the_writer_ends(tmp_path, start, end):
             take(tmp_path / "run")
     with RunStore.read(tmp_path / "run") as reader:
         assert reader.last_round == 0
+    assert is_held(tmp_path / "run")
     if end == "kill":
         writer.kill()
     writer.communicate()
+    assert not is_held(tmp_path / "run")
     with RunStore.open(tmp_path / "run") as store:
         assert store.last_round == 0
 
@@ -55,3 +60,21 @@ def test_the_lock_is_free_after_an_error(tmp_path, make_round):
         RunStore.open(tmp_path / "run")
     (tmp_path / "run" / "run.sqlite").write_bytes(content)
     RunStore.open(tmp_path / "run").close()
+
+
+def test_nobody_holds_what_is_not_there(tmp_path):
+    """A directory without a lock, and none at all, are held by nobody, and looking makes nothing."""
+    assert not is_held(tmp_path)
+    assert not is_held(tmp_path / "none")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_look_at_the_lock_keeps_no_writer_from_it(tmp_path, monkeypatch):
+    """A writer that comes while somebody looks waits until he has looked, and then has the lock."""
+    RunStore.create(tmp_path / "run", {}).close()
+    looking = os.open(tmp_path / "run" / LOCK, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: fcntl.flock(looking, fcntl.LOCK_UN))
+    with RunStore.open(tmp_path / "run"):
+        assert is_held(tmp_path / "run")
+    os.close(looking)

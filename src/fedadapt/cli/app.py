@@ -17,9 +17,11 @@ from fedadapt.cli import (
     plan,
     pretrain,
     report,
+    results,
     resume,
     run,
     serve,
+    study,
 )
 from fedadapt.errors import FedadaptError
 
@@ -36,6 +38,8 @@ for name, command in (
     ("plan", plan.command),
     ("partition", partition.command),
     ("report", report.command),
+    ("study", study.command),
+    ("results", results.command),
     ("compare", compare.command),
     ("export", export.command),
     ("inspect", inspect.command),

@@ -44,13 +44,16 @@ def command(
         if file is not None and not file.is_file():
             raise ConfigError(f"there is no file {file}")
 
-    from fedadapt.engines.flower.node import Way, keep_joined
-    from fedadapt.experiment.site import load_site
+    from fedadapt.cli.follow import follow
+    from fedadapt.engines.flower.node import WORKER_LOG, Way, keep_joined
+    from fedadapt.engines.flower.site_file import load_site
 
-    site = load_site(data)
-    settings = {"site": data.absolute()} | ({} if recipe is None else {"recipe": recipe.absolute()})
+    # Reading the site file here loads nothing heavy; all else is checked by the worker before the site joins.
+    home = data.absolute().parent / load_site(data).folder / "flower"
+    worker = ["fedadapt.experiment.worker", *(str(file.absolute()) for file in (data, recipe) if file)]
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     way = Way(address, None if insecure else ca, None if insecure else key)
-    keep_joined(way, settings, data.absolute().parent / site.folder / "flower", typer.echo, stop)
+    with follow(home / WORKER_LOG, typer.echo):
+        keep_joined(way, worker, home, typer.echo, stop)

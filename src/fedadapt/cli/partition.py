@@ -9,28 +9,45 @@ import typer
 
 from fedadapt.cli.options import RecipeArgument, SetOption
 
+MAX_SHOWN, MAX_MEASURED = 200, 2000
+"""Clients that are listed, the first ones; and those that means are taken over, evenly spread over the numbers."""
+
 
 def command(
     recipe: RecipeArgument,
     settings: SetOption = [],  # noqa: B006 - typer copies it
     out: Annotated[Path | None, typer.Option("--out", help="Also write a page with figures.")] = None,
 ) -> None:
-    """Show who holds what: each client's samples by class, and how skewed they are."""
+    """Show who holds what: each client's samples by class, and how skewed clients are in labels, size and domain."""
     from fedadapt.cli.console import make_console
-    from fedadapt.data.skew import jensen_shannon, label_counts, size_gini
+    from fedadapt.data.skew import effective_classes, jensen_shannon, label_counts, size_gini
     from fedadapt.experiment import load_config
     from fedadapt.experiment.build import build_data
     from fedadapt.report.partition import partition_page, partition_table
 
     config = load_config(recipe, settings)
     dataset, _, clients = build_data(config)
-    counts = label_counts(dataset.train.labels, clients.train, dataset.num_classes)
+    held = clients.train
+    some = held[:: -(-len(held) // MAX_MEASURED)]
+    measured, counts = (
+        label_counts(dataset.train.labels, part, dataset.num_classes) for part in (some, held[:MAX_SHOWN])
+    )
     measures: dict[str, float | list[float]] = {
         "Jensen-Shannon divergence from all": jensen_shannon(counts).tolist(),
-        "size Gini": size_gini(counts),
+        "mean effective classes": float(effective_classes(measured).mean()),
+        "mean Jensen-Shannon divergence": float(jensen_shannon(measured).mean()),
+        "size Gini": size_gini(measured),
     }
+    by_domain = None
+    if dataset.train.domains is not None:
+        known, domains = dataset.train.domains.unique(return_inverse=True)
+        by_domain = label_counts(domains, held[:MAX_SHOWN], len(known)).tolist()
+        measures["mean Jensen-Shannon divergence of domains"] = float(
+            jensen_shannon(label_counts(domains, some, len(known))).mean()
+        )
+    title = f"{dataset.name}, {config.data.partition.name}, {len(held):,} clients"
+    title += f", the first {MAX_SHOWN}" if len(held) > MAX_SHOWN else ""
     make_console().print(partition_table(counts.tolist(), dataset.class_names, measures))
-    if out is None:
-        return
-    title = f"{dataset.name}, {config.data.partition.name}, {config.data.num_clients} clients"
-    typer.echo(f"written: {partition_page(counts.tolist(), dataset.class_names, measures, title, out)}")
+    if out is not None:
+        page = partition_page(counts.tolist(), dataset.class_names, measures, title, out, by_domain)
+        typer.echo(f"written: {page}")

@@ -49,7 +49,8 @@ def command(
     from fedadapt.cli.follow import follow
     from fedadapt.engines.flower.server import Address, FlowerServer
     from fedadapt.experiment import load_config
-    from fedadapt.experiment.federated import LOG, begin, rounds_done, write_numbers
+    from fedadapt.experiment.federated import begin, rounds_done, write_numbers
+    from fedadapt.runs.log import LOG
 
     config = load_config(recipe, settings)
     if keys and max(keys) >= config.data.num_clients:

@@ -19,17 +19,19 @@ class Split:
         images: uint8, channels first.
         labels: class numbers from 0.
         domains: where each image comes from (camera, hospital, style), numbered from 0, if that is known.
+        ids: whose each image is (writer, patient, device), numbered from 0, if that is known.
 
     Raises:
-        DataError: the three do not have the same length.
+        DataError: the columns do not have the same length.
     """
 
     images: UInt8[Tensor, "N C H W"]
     labels: Int64[Tensor, " N"]
     domains: Int64[Tensor, " N"] | None = None
+    ids: Int64[Tensor, " N"] | None = None
 
     def __post_init__(self) -> None:
-        for name, column in (("labels", self.labels), ("domains", self.domains)):
+        for name, column in (("labels", self.labels), ("domains", self.domains), ("ids", self.ids)):
             if column is not None and len(column) != len(self.images):
                 raise DataError(f"a split has {len(self.images)} images but {len(column)} {name}")
 
@@ -38,8 +40,8 @@ class Split:
 
     def take(self, indices: Int64[Tensor, " n"]) -> Split:
         """The images at `indices`, in that order."""
-        domains = None if self.domains is None else self.domains[indices]
-        return Split(self.images[indices], self.labels[indices], domains)
+        known = [None if column is None else column[indices] for column in (self.domains, self.ids)]
+        return Split(self.images[indices], self.labels[indices], *known)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
 
 from fedadapt.adapters import AdaptedModel, attach
 from fedadapt.algorithms import Algorithm, Setting
@@ -21,9 +19,10 @@ from fedadapt.backbones import Backbone
 from fedadapt.codecs import make_codec
 from fedadapt.data.augment import Augment
 from fedadapt.data.dataset import Dataset, Split
-from fedadapt.data.holdout import hold_out, split_off
+from fedadapt.data.holdings import NOBODY, Holdings
+from fedadapt.data.holdout import split_off
 from fedadapt.data.skew import label_counts
-from fedadapt.errors import ConfigError, DataError
+from fedadapt.errors import ConfigError
 from fedadapt.experiment.config import RunConfig
 from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import ExchangePlan, make_plan
@@ -42,10 +41,12 @@ class Clients:
     Args:
         train: places in the train split, by client.
         test: likewise, held out by each client for itself.
+        held: both together.
     """
 
-    train: list[Int64[Tensor, " _"]]
-    test: list[Int64[Tensor, " _"]]
+    train: Holdings = NOBODY
+    test: Holdings = NOBODY
+    held: Holdings = NOBODY
 
 
 @dataclass(frozen=True)
@@ -143,18 +144,8 @@ def share_out(config: RunConfig, train: Split) -> Clients:
         DataError: the data do not go round.
     """
     seeds, data = Seeds(config.seed), config.data
-    parts = data.partition.create("partition")(train, data.num_clients, seeds)
-    kept, held = [], []
-    for client, indices in enumerate(parts):
-        if len(indices) == 0:
-            raise DataError(
-                f"client {client} would hold no samples; use fewer clients or another data.partition"
-            )
-        generator = seeds.torch("local test", client=client)
-        own, test = hold_out(indices, train.labels, data.local_test_fraction, generator)
-        kept.append(own)
-        held.append(test)
-    return Clients(kept, held)
+    held: Holdings = data.partition.create("partition")(train, data.num_clients, seeds)
+    return Clients(*held.divide(train.labels, data.local_test_fraction, seeds), held)
 
 
 LoadData = Callable[[RunConfig], tuple[Dataset, Split, Clients]]
@@ -206,7 +197,9 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         )
     )
     model.to(device, config.train.dtype)
-    wire = Wire(plan, backbone_digest=model.digest, seeds=seeds, **coding)
+    wire = Wire(
+        plan, backbone_digest=model.digest, seeds=seeds, norm_bound=config.federation.norm_bound, **coding
+    )
     return Experiment(
         config, seeds, dataset, measured_on, clients, backbone, model, algorithm, plan, wire, mean, std
     )
@@ -307,10 +300,11 @@ def data_digest(experiment: Experiment) -> str:
     """BLAKE2 over what is trained and measured on, and who holds it: the same digest, the same run."""
     digest = hashlib.blake2b(digest_size=16)
     train, measured = experiment.dataset.train, experiment.measured_on
-    clients = [*experiment.clients.train, *experiment.clients.test]
-    for tensor in (train.images, train.labels, measured.images, measured.labels, *clients):
+    for tensor in (train.images, train.labels, measured.images, measured.labels):
         digest.update(f"{tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().numpy().tobytes())
+    for holdings in (experiment.clients.train, experiment.clients.test):
+        digest.update(holdings.digest)
     return digest.hexdigest()
 
 

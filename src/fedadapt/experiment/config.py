@@ -11,35 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from fedadapt.errors import ConfigError
 from fedadapt.params import Group
-from fedadapt.registry import create, first_problem
+from fedadapt.registry import Choice, Section, first_problem
 from fedadapt.training.config import TrainConfig
-
-
-class Section(BaseModel):
-    """Settings that are all known here: an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Choice(BaseModel):
-    """The name of something registered, with its options."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    name: str
-
-    def create(self, kind: str) -> Any:
-        """Makes what is named.
-
-        Raises:
-            ConfigError: the name or an option is wrong.
-        """
-        return create(kind, self.name, self.__pydantic_extra__)
 
 
 class CodecConfig(Choice):
@@ -89,7 +67,7 @@ class EngineConfig(Section):
 
 
 class FederationConfig(Section):
-    """When a round between real sites closes; a simulation does not wait."""
+    """What a server takes from its clients, and when a round between real sites closes; a simulation does not wait."""
 
     quorum: int = Field(
         default=1, ge=1, description="updates without which a round stays open past its deadline"
@@ -98,6 +76,9 @@ class FederationConfig(Section):
         default=None,
         gt=0,
         description="seconds from when a quorum of sites is there; none: until every site asked has answered",
+    )
+    norm_bound: float | None = Field(
+        default=None, gt=0, description="an update of a greater Euclidean norm is refused; none: any is taken"
     )
 
 
@@ -137,16 +118,25 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: the file cannot be read, or says something that cannot be.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read run file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"run file {path} is not TOML: {error}") from error
+    document = read_toml(path, "run file")
     document.setdefault("name", path.stem)
     for setting in settings:
         apply_setting(document, setting, RunConfig)
     return make_config(document)
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """A TOML document; `what` is what the file is called in an error.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{what} {path} is not TOML: {error}") from error
 
 
 def make_config(document: Mapping[str, Any]) -> RunConfig:
@@ -170,7 +160,34 @@ def apply_setting(document: dict[str, Any], setting: str, model: type[BaseModel]
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    *sections, last = path = key.split(".")
+    try:
+        _set(document, key.split("."), value, model)
+    except ConfigError as error:
+        raise ConfigError(f"--set {setting}: {error}") from None
+
+
+def overlay(document: dict[str, Any], changes: Mapping[str, Any], model: type[BaseModel]) -> None:
+    """Sets keys of a document for `model` in place, from a table such as ``{ train.lr = 0.1, adapter = "full" }``.
+
+    A table that names something registered replaces what was there; one without a name changes its options.
+
+    Raises:
+        ConfigError: a section is set to a value, or the other way round.
+    """
+
+    def leaves(path: list[str], value: Any) -> None:
+        chosen = _choice(path, model) is not None and isinstance(value, Mapping) and "name" in value
+        if not path or (isinstance(value, Mapping) and value and not chosen):
+            for key, inner in value.items():
+                leaves([*path, *key.split(".")], inner)
+        else:
+            _set(document, path, value, model)
+
+    leaves([], changes)
+
+
+def _set(document: dict[str, Any], path: Sequence[str], value: Any, model: type[BaseModel]) -> None:
+    *sections, last = path
     place = document
     for depth, section in enumerate(sections, start=1):
         field = _choice(path[:depth], model)
@@ -180,7 +197,7 @@ def apply_setting(document: dict[str, Any], setting: str, model: type[BaseModel]
         )
         place = place.setdefault(section, named)
         if not isinstance(place, dict):
-            raise ConfigError(f"--set {setting}: {section!r} is a value, not a section")
+            raise ConfigError(f"{section!r} is a value, not a section")
     # `--set adapter=full` means the name; options of the old choice would not fit the new one.
     place[last] = {"name": value} if isinstance(value, str) and _choice(path, model) is not None else value
 

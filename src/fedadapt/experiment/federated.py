@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,17 +13,18 @@ import torch
 
 from fedadapt.backbones.weights import save_weights
 from fedadapt.data.dataset import Dataset, Split
-from fedadapt.engines import Engine
+from fedadapt.engines.engine import Engine
 from fedadapt.engines.flower.mandate import Mandate, Patience
 from fedadapt.errors import ConfigError, RunError
 from fedadapt.experiment.build import Clients, Experiment, build, load_data, manifest
 from fedadapt.experiment.config import RunConfig
 from fedadapt.experiment.run import StoredMemory, Watcher, play_on, rebuild
 from fedadapt.federation.handshake import Terms
+from fedadapt.runs import log as run_log
 from fedadapt.runs.records import Outcome, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
 
-WEIGHTS, LOG, SITES = "backbone.safetensors", "server.log", "sites.json"
+WEIGHTS, SITES = "backbone.safetensors", "sites.json"
 
 
 def begin(config: RunConfig, folder: Path) -> Path:
@@ -63,7 +64,7 @@ def lead(run: Path, connect: Callable[[Mandate], Engine]) -> None:
         if not (run / WEIGHTS).exists():
             metadata = {"backbone": experiment.backbone.name}
             save_weights(experiment.backbone.module, run / WEIGHTS, metadata, torch.float32)
-        log = _Log(run / LOG, experiment.config.rounds)
+        log = _Log(run, experiment.config.rounds)
         accepted, waits = _Accepted(store), experiment.config.federation
         engine = connect(
             Mandate(
@@ -100,7 +101,7 @@ def _numbers(path: Path) -> dict[int, int]:
 def _server_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
     """What a server has: the test set, the names of the classes and the shape of the images; nobody's samples."""
     dataset, measured_on = load_data(config)
-    return dataset, measured_on, Clients([], [])
+    return dataset, measured_on, Clients()
 
 
 def _terms(experiment: Experiment, store: RunStore, path: Path) -> Terms:
@@ -147,14 +148,9 @@ class _Accepted(Watcher):
 class _Log(Watcher):
     """The server's log: a line for whatever happens, one for each round."""
 
-    def __init__(self, file: Path, rounds: int) -> None:
-        self._file = file
+    def __init__(self, run: Path, rounds: int) -> None:
         self._rounds = rounds
-
-    def say(self, line: str) -> None:
-        stamp = datetime.now().astimezone().isoformat(timespec="seconds")
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(f"{stamp} {line}\n")
+        self.say = partial(run_log.say, run)
 
     def begin(self, experiment: Experiment, last_round: int) -> None:
         del experiment

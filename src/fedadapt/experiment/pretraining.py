@@ -17,8 +17,8 @@ from fedadapt.backbones.weights import save_weights
 from fedadapt.data.dataset import Dataset
 from fedadapt.errors import ConfigError
 from fedadapt.experiment.build import processor
-from fedadapt.experiment.config import Choice, Section, apply_setting
-from fedadapt.registry import first_problem
+from fedadapt.experiment.config import apply_setting
+from fedadapt.registry import Choice, Section, first_problem
 from fedadapt.seeds import Seeds
 from fedadapt.training.pretrain import PretrainConfig, pretrain, top1
 

@@ -14,8 +14,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from fedadapt.engines import Engine, LocalEngine
-from fedadapt.errors import Interrupted, RunError
+from fedadapt.engines.engine import Engine
+from fedadapt.engines.local import LocalEngine
+from fedadapt.errors import Interrupted, RoundFailed, RunError
 from fedadapt.experiment.build import Experiment, LoadData, build, build_data, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.federation.buffered import play_buffered
@@ -165,7 +166,7 @@ def play_on(
         Interrupted: Ctrl-C; everything up to the last round is on disk.
     """
     config = experiment.config
-    with flushed_denormals(), _interruptible() as stop_asked:
+    with flushed_denormals(), interruptible() as stop_asked:
         if store.last_round is None:
             first = experiment.first_state()
             store.commit(RoundRecord(0, first, metrics=_measure(experiment, first)))
@@ -226,7 +227,7 @@ def _drive(experiment: Experiment, engine: Engine, state: Streams, number: int, 
         played: Played = stop.value
     if all(record.outcome is not Outcome.ACCEPTED for record in played.clients):
         first = played.clients[0]
-        raise RunError(
+        raise RoundFailed(
             f"round {number}: none of {len(played.clients)} clients gave a usable update; "
             f"client {first.client} {first.outcome}: {first.reason}"
         )
@@ -276,8 +277,8 @@ def _mean_loss(played: Played) -> float | None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a wish to stop after this round; the second stops at once."""
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a wish to stop when it suits; the second stops at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import time
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import replace
@@ -16,67 +15,26 @@ from typing import Any
 
 import torch
 from jaxtyping import Int64
-from pydantic import Field, ValidationError
 from torch import Tensor
 
 from fedadapt.data.classes import align_classes
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdout import hold_out
-from fedadapt.errors import BackboneError, ConfigError, DataError, FedadaptError, RunError
+from fedadapt.engines.flower.site_file import load_site
+from fedadapt.errors import BackboneError, DataError, FedadaptError, RunError
 from fedadapt.experiment.build import Clients, Experiment, build, load_data, share_out
-from fedadapt.experiment.config import Choice, RunConfig, Section, load_config, make_config
+from fedadapt.experiment.config import RunConfig, load_config, make_config
 from fedadapt.federation.handshake import Fit, Terms, misfit, parse
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.serve import serve
 from fedadapt.files import write_whole
 from fedadapt.params import Streams, from_bytes, to_bytes
-from fedadapt.registry import first_problem
 from fedadapt.runs.lock import acquire
 from fedadapt.seeds import Seeds
 from fedadapt.training.denormals import flushed_denormals
 
 LOCK_PATIENCE_S = 24 * 3600.0
 """How long a second request for a round waits for the first one, whose answer it then gives."""
-
-
-class SiteConfig(Section):
-    """What a site file says."""
-
-    source: Choice
-    client: int | None = Field(
-        default=None, ge=0, description="this site's number, where the server does not give it one"
-    )
-    classes: dict[str, str] = Field(
-        default={}, description="the federation's name of a class, by the name it has here"
-    )
-    share: bool = Field(
-        default=False, description="hold only the share that the recipe's partition gives this client"
-    )
-    device: str | None = Field(default=None, description="where to compute; none: as the recipe says")
-    weights: str | None = Field(default=None, description="the backbone's weight file here")
-    folder: Path = Field(
-        default=Path("fedadapt-site"), description="where this site keeps what it must not lose"
-    )
-
-
-def load_site(path: Path) -> SiteConfig:
-    """Reads a site file; relative paths in it are relative to where it lies.
-
-    Raises:
-        ConfigError: it cannot be read, or says something that cannot be.
-    """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read site file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"site file {path} is not TOML: {error}") from error
-    try:
-        return SiteConfig.model_validate(document)
-    except ValidationError as error:
-        raise ConfigError(
-            f"site file {path}: {first_problem(error, dict.fromkeys(SiteConfig.model_fields, ''))}"
-        ) from None
 
 
 def describe_site(path: Path, recipe: Path | None = None) -> dict[str, str]:
@@ -122,15 +80,19 @@ class FederationSite:
         self.config = load_site(self.path)
         self._recipe = recipe
         self._folder = self.path.parent / self.config.folder
+        self._built: tuple[str, Experiment, Int64[Tensor, " n"]] | None = None
+        self._data: Dataset | None = None
 
     def load(self) -> Dataset:
-        """The site's own data.
+        """The site's own data, which are read once.
 
         Raises:
             FedadaptError: they cannot be read.
         """
-        with chdir(self.path.parent):
-            return self.config.source.create("source")
+        if self._data is None:
+            with chdir(self.path.parent):
+                self._data = self.config.source.create("source")
+        return self._data
 
     def greet(self, terms: Terms, client: int) -> Fit:
         """Looks whether this site fits the terms, and remembers them if it does."""
@@ -202,12 +164,20 @@ class FederationSite:
             return reply
 
     def _build(self, terms: Terms, number: int) -> tuple[Experiment, Int64[Tensor, " n"]]:
-        """The federation's recipe on this site's data, and which of them it trains on."""
+        """The federation's recipe on this site's data, and which of them it trains on; made once for all messages."""
+        weights = self._weights(terms)
+        key = f"{number} {weights} {terms.model_dump_json()}"
+        if self._built is None or self._built[0] != key:
+            self._built = (key, *self._make(terms, number, weights))
+        return self._built[1:]
+
+    def _make(
+        self, terms: Terms, number: int, weights: Path | None
+    ) -> tuple[Experiment, Int64[Tensor, " n"]]:
         config = make_config(json.loads(terms.recipe))
         own: dict[str, Any] = {"data": config.data.model_copy(update={"source": self.config.source})}
         if self.config.device is not None:
             own["train"] = config.train.model_copy(update={"device": self.config.device})
-        weights = self._weights(terms)
         if weights is not None:
             own["backbone"] = config.backbone.model_copy(update={"weights": str(weights)})
 
@@ -219,7 +189,7 @@ class FederationSite:
                 dataset, _ = load_data(config)
                 held = share_out(config, dataset.train).train[number]
             else:
-                dataset = config.data.source.create("source")
+                dataset = self.load()
                 generator = Seeds(config.seed).torch("local test", client=number)
                 every = torch.arange(len(dataset.train))
                 held, _ = hold_out(every, dataset.train.labels, config.data.local_test_fraction, generator)
@@ -230,7 +200,7 @@ class FederationSite:
                     "set size and channels of the source in the site file"
                 )
             aligned = align_classes(dataset, terms.class_names, self.config.classes)
-            return aligned, aligned.test, Clients([], [])
+            return aligned, aligned.test, Clients()
 
         with chdir(self.path.parent):
             experiment = build(config.model_copy(update=own), load)

@@ -8,15 +8,17 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from fedadapt.errors import FrameError
+from fedadapt.errors import FrameError, one_line
 
 MAX_TEXT = 2**20
 """Characters of a document of the handshake; longer ones are refused unread."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
 Line = Annotated[str, Field(max_length=500)]
+Complaint = Annotated[Line, AfterValidator(one_line)]
+"""What went wrong elsewhere, as it may be shown here."""
 
 
 class Document(BaseModel):
@@ -83,7 +85,7 @@ class Fit(Document):
     codec: Line = ""
     version: Line = ""
     missing_from: int | None = Field(default=None, ge=0)
-    problem: Line = ""
+    problem: Complaint = ""
 
 
 D = TypeVar("D", bound=Document)
@@ -123,5 +125,6 @@ def parse(kind: type[D], text: object) -> D:
         return kind.model_validate_json(text)
     except ValidationError as error:
         problem = error.errors(include_input=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
+        # The name of a key that may not be there is the sender's.
+        place = one_line(".".join(str(part) for part in problem["loc"]))[:100]
         raise FrameError(f"{kind.__name__} is malformed at {place or 'its root'}: {problem['msg']}") from None

@@ -83,6 +83,7 @@ class Wire:
         download: how all sections of downloads are packed; None for as uploads.
         delta: whether downloads are steps from the version that a client holds.
         error_feedback: whether clients keep what packing an upload lost, and add it to the next.
+        norm_bound: an upload whose values have a greater Euclidean norm is refused; None for no bound.
     """
 
     plan: ExchangePlan
@@ -94,6 +95,7 @@ class Wire:
     download: Codec | None = None
     delta: bool = False
     error_feedback: bool = False
+    norm_bound: float | None = None
 
     def codec_of(self, kind: Kind, group: Group) -> Codec:
         """How a section is packed."""

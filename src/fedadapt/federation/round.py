@@ -12,7 +12,7 @@ from fedadapt.federation import versions
 from fedadapt.federation.frame import Kind, unpack
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.serve import UPLOAD_SCALARS
-from fedadapt.params import Streams
+from fedadapt.params import Streams, norm
 from fedadapt.runs.records import FRAMING, ClientRecord, Direction, LedgerEntry, Outcome
 
 
@@ -111,6 +111,11 @@ def accept(
         if not (counts and num_examples >= 1 and all(map(math.isfinite, (loss, *own)))):
             raise FrameError(
                 f"scalars {message.scalars} of client {client} are not counts and finite numbers"
+            )
+        bound = wire.norm_bound or math.inf
+        if bound < math.inf and (size := math.hypot(*map(norm, message.streams.values()))) > bound:
+            raise FrameError(
+                f"update of client {client} has norm {size:.4g}, federation.norm_bound is {bound:g}"
             )
     except FrameError as error:
         refused = ClientRecord(round, client, Outcome.REFUSED, reason=str(error))

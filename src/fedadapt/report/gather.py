@@ -1,17 +1,33 @@
-"""What a report knows of a run: everything read from its directory once, summed up in one value."""
+"""What a report knows of a run: everything read from its directory, summed up in one value."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from fedadapt.errors import RunError
-from fedadapt.runs.records import Direction
-from fedadapt.runs.store import RunStore
+from fedadapt.runs.ledger import LedgerTotal
+from fedadapt.runs.lock import is_held
+from fedadapt.runs.records import ClientRecord, Direction, Outcome
+from fedadapt.runs.results import RunRecord
+from fedadapt.runs.store import RoundSummary, RunStore
+
+RECENT = 5
+"""Rounds whose mean duration tells how long the rest will take."""
+
+
+class Condition(StrEnum):
+    """How it stands with a run."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
@@ -29,10 +45,12 @@ class RunSummary:
         download_by_round: bytes to the clients, likewise.
         group_bytes: bytes over all rounds by direction and group of tensors.
         client_accuracy: by client, on its own held-out samples, as last measured.
-        outcomes: how many client answers ended how.
+        answers: how many client answers ended how, for every round.
+        last_clients: what became of each client that was asked in the last round.
         clients_seen: how many different clients were asked.
-        wall_s: seconds over all rounds.
+        seconds_by_round: how long each round took; round 0 is what came before the first.
         cpu_s: processor seconds over all rounds.
+        held: whether a process writes to the run.
     """
 
     name: str
@@ -45,10 +63,12 @@ class RunSummary:
     download_by_round: Mapping[int, int]
     group_bytes: Mapping[tuple[Direction, str], int]
     client_accuracy: Mapping[int, float]
-    outcomes: Mapping[str, int]
+    answers: Mapping[int, Mapping[Outcome, int]]
+    last_clients: tuple[ClientRecord, ...]
     clients_seen: int
-    wall_s: float
+    seconds_by_round: Mapping[int, float]
     cpu_s: float
+    held: bool
 
     @property
     def accuracy(self) -> float | None:
@@ -107,6 +127,33 @@ class RunSummary:
         return self.rounds >= self.planned_rounds
 
     @property
+    def condition(self) -> Condition:
+        """Finished, or else whether some process goes on with it."""
+        if self.finished:
+            return Condition.FINISHED
+        return Condition.RUNNING if self.held else Condition.STOPPED
+
+    @property
+    def outcomes(self) -> Mapping[Outcome, int]:
+        """How many client answers ended how, over all rounds."""
+        return sum((Counter(of_round) for of_round in self.answers.values()), Counter())
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds over all rounds."""
+        return sum(self.seconds_by_round.values())
+
+    @property
+    def time_left_s(self) -> float | None:
+        """Seconds that the rounds to come will take, if they are like the last ones; None before the first."""
+        recent = [
+            self.seconds_by_round[round] for round in range(max(1, self.rounds - RECENT + 1), self.rounds + 1)
+        ]
+        if not recent:
+            return None
+        return (self.planned_rounds - self.rounds) * sum(recent) / len(recent)
+
+    @property
     def seed(self) -> int | None:
         """The root seed."""
         return self.noted("seed", default=self.noted("config", "seed"))
@@ -162,8 +209,72 @@ class RunSummary:
         }
 
 
+@dataclass
+class _Tally:
+    """What was counted of a run up to a round, with the names that `RunSummary` has for it."""
+
+    manifest: Mapping[str, Any]
+    last: int = -1
+    moved: Counter[tuple[Direction, int]] = field(default_factory=Counter)
+    groups: Counter[tuple[Direction, str]] = field(default_factory=Counter)
+    answers: dict[int, Counter[Outcome]] = field(default_factory=dict)
+    accuracy: dict[int, float] = field(default_factory=dict)
+    seen: set[int] = field(default_factory=set)
+    last_clients: list[ClientRecord] = field(default_factory=list)
+
+    def add(self, clients: Sequence[ClientRecord], totals: Sequence[LedgerTotal], last: int) -> None:
+        for record in clients:
+            self.answers.setdefault(record.round, Counter())[record.outcome] += 1
+            self.seen.add(record.client)
+            if record.accuracy is not None:
+                self.accuracy[record.client] = record.accuracy
+        for round, direction, group, num_bytes in totals:
+            self.moved[direction, round] += num_bytes
+            self.groups[direction, group] += num_bytes
+        if last > self.last:
+            self.last_clients = [record for record in clients if record.round == last]
+        self.last = last
+
+    def cumulative(self, direction: Direction) -> dict[int, int]:
+        return dict(enumerate(accumulate(self.moved[direction, round] for round in range(self.last + 1))))
+
+
+class RunReader:
+    """Reads a run again and again while it goes on, of the clients and the ledger only what is new.
+
+    Args:
+        path: the run directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(path)
+        self._tally = _Tally({})
+
+    def look(self) -> RunSummary | None:
+        """The run as it is now; None if no round is committed yet.
+
+        Raises:
+            RunError: the directory is missing or damaged.
+        """
+        # Before the rounds are read: a process that commits its last round and ends in between has not stopped.
+        held = is_held(self._path)
+        with RunStore.read(self._path) as store:
+            manifest, rounds = store.manifest, store.rounds()
+            if manifest != self._tally.manifest or len(rounds) <= self._tally.last:
+                # Another run has come in the place of the one that was read.
+                self._tally = _Tally(manifest)
+            if not rounds:
+                return None
+            # A writer may commit between two of these calls; what is told is of the rounds seen first.
+            known, last = self._tally.last, rounds[-1].round
+            clients = [record for record in store.clients(after=known) if record.round <= last]
+            totals = [total for total in store.ledger_totals(after=known) if total.round <= last]
+        self._tally.add(clients, totals, last)
+        return _told(self._tally, rounds, self._path, held=held)
+
+
 def summarise(path: Path) -> RunSummary:
-    """Reads a run directory.
+    """Reads a run directory once.
 
     Args:
         path: the directory; the run may still be going on.
@@ -171,35 +282,38 @@ def summarise(path: Path) -> RunSummary:
     Raises:
         RunError: the directory is missing or damaged, or no round is committed yet.
     """
-    path = Path(path)
-    with RunStore.read(path) as store:
-        rounds = store.rounds()
-        if not rounds:
-            raise RunError(f"run {path} has no committed round to report; start it anew with `fedadapt run`")
-        # A writer may commit between two of these calls; the report is of the rounds seen first.
-        last = rounds[-1].round
-        clients = [record for record in store.clients() if record.round <= last]
-        totals = [total for total in store.ledger_totals() if total.round <= last]
-        manifest = store.manifest
-    group_bytes: Counter[tuple[Direction, str]] = Counter()
-    for _, direction, group, num_bytes in totals:
-        group_bytes[Direction(direction), group] += num_bytes
-    config = manifest.get("config") or {}
+    found = RunReader(path).look()
+    if found is None:
+        raise RunError(f"run {path} has no committed round to report; start it anew with `fedadapt run`")
+    return found
+
+
+def summary(record: RunRecord, path: Path) -> RunSummary:
+    """A run at rest as its record tells it; at least one round is committed."""
+    tally = _Tally(record.manifest)
+    tally.add(record.clients, record.totals, record.rounds[-1].round)
+    return _told(tally, record.rounds, path, held=False)
+
+
+def _told(tally: _Tally, rounds: Sequence[RoundSummary], path: Path, *, held: bool) -> RunSummary:
+    config = tally.manifest.get("config") or {}
     return RunSummary(
         name=str(config.get("name") or path.resolve().name),
         path=path,
-        manifest=manifest,
-        rounds=last,
+        manifest=tally.manifest,
+        rounds=tally.last,
         accuracy_by_round=_measured(rounds, "accuracy"),
         loss_by_round=_measured(rounds, "loss"),
-        upload_by_round=_cumulative(totals, Direction.UPLOAD, last),
-        download_by_round=_cumulative(totals, Direction.DOWNLOAD, last),
-        group_bytes=dict(group_bytes),
-        client_accuracy={record.client: record.accuracy for record in clients if record.accuracy is not None},
-        outcomes=dict(Counter(str(record.outcome) for record in clients)),
-        clients_seen=len({record.client for record in clients}),
-        wall_s=sum(summary.wall_s for summary in rounds),
+        upload_by_round=tally.cumulative(Direction.UPLOAD),
+        download_by_round=tally.cumulative(Direction.DOWNLOAD),
+        group_bytes=dict(tally.groups),
+        client_accuracy=dict(tally.accuracy),
+        answers={round: dict(answers) for round, answers in tally.answers.items()},
+        last_clients=tuple(tally.last_clients),
+        clients_seen=len(tally.seen),
+        seconds_by_round={summary.round: summary.wall_s for summary in rounds},
         cpu_s=sum(summary.cpu_s for summary in rounds),
+        held=held,
     )
 
 
@@ -219,17 +333,6 @@ def labels(runs: Sequence[RunSummary]) -> list[str]:
     return unique
 
 
-def _measured(rounds: Sequence[Any], metric: str) -> dict[int, float]:
+def _measured(rounds: Sequence[RoundSummary], metric: str) -> dict[int, float]:
     values = ((summary.round, summary.metrics.get(metric)) for summary in rounds)
     return {round: value for round, value in values if value is not None and math.isfinite(value)}
-
-
-def _cumulative(
-    totals: Sequence[tuple[int, str, str, int]], direction: Direction, last: int
-) -> dict[int, int]:
-    moved: Counter[int] = Counter()
-    for round, way, _, num_bytes in totals:
-        if way == direction:
-            moved[round] += num_bytes
-    running = 0
-    return {round: (running := running + moved[round]) for round in range(last + 1)}

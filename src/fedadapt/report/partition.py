@@ -41,6 +41,7 @@ def partition_page(
     measures: Mapping[str, float | Sequence[float]],
     title: str,
     out: Path,
+    domain_counts: Sequence[Sequence[int]] | None = None,
 ) -> Path:
     """Writes a page on who holds what: bars of each client's samples, and a heat map of clients by classes.
 
@@ -50,6 +51,7 @@ def partition_page(
         measures: numbers on the partition by name; a list holds one a client.
         title: of the page.
         out: the HTML file; it is replaced at once or not at all.
+        domain_counts: K x E samples by domain, where domains are known.
 
     Returns:
         `out`.
@@ -85,6 +87,15 @@ def partition_page(
             note="Training samples of each class on each client.",
         ),
     ]
+    if domain_counts is not None:
+        names = [f"domain {number}" for number in range(len(domain_counts[0]))]
+        sections.append(
+            section(
+                "Domains by client",
+                holdings("domains", domain_counts, names),
+                note="Training samples of each domain on each client.",
+            )
+        )
     header = [element("h1", title), element("p", "Who holds what", class_="lead"), facts(numbers)]
     return write_atomically(out, document(f"{title} – fedadapt", header, sections))
 
@@ -124,7 +135,7 @@ def partition_table(
     measures = measures or {}
     _check(label_counts, class_names, measures)
     by_client = {name: value for name, value in measures.items() if not isinstance(value, int | float)}
-    single = ", ".join(
+    single = "\n".join(
         f"{name} {value:.3g}" for name, value in measures.items() if isinstance(value, int | float)
     )
     listing = Table(box=None, pad_edge=False, header_style="bold", caption=escape(single) or None)

@@ -26,8 +26,8 @@ class LedgerTotal(NamedTuple):
     num_bytes: int
 
 
-def totals(connection: sqlite3.Connection) -> list[LedgerTotal]:
-    """The totals of every round, by round, direction and group.
+def totals(connection: sqlite3.Connection, after: int = -1) -> list[LedgerTotal]:
+    """The totals of every round after the round `after`, by round, direction and group.
 
     Sums the very rows that are checked. A GROUP BY of the database would read the table by another way, and
     of a damaged file the two may give different rows.
@@ -37,6 +37,8 @@ def totals(connection: sqlite3.Connection) -> list[LedgerTotal]:
     """
     found = []
     for link in chain.links(connection):
+        if link.round <= after:
+            continue
         sums: Counter[tuple[str, str]] = Counter()
         for _, _, direction, group, num_bytes in chain.rows(connection, "ledger", link):
             sums[direction, group] += num_bytes

@@ -281,8 +281,8 @@ class RunStore:
                 for link in chain.links(connection)
             ]
 
-    def clients(self, round: int | None = None) -> list[ClientRecord]:
-        """The client records of one round or of all, by round and client; empty for a round not committed."""
+    def clients(self, round: int | None = None, *, after: int = -1) -> list[ClientRecord]:
+        """The client records of one round or of all `after` one, by round and client; empty if not committed."""
         with self._reading() as connection:
             return [
                 ClientRecord(
@@ -295,7 +295,7 @@ class RunStore:
                     _number(accuracy),
                     reason,
                 )
-                for link in _chosen(connection, round)
+                for link in _chosen(connection, round, after)
                 for _, client, outcome, examples, steps, loss, accuracy, reason in chain.rows(
                     connection, "clients", link
                 )
@@ -310,10 +310,10 @@ class RunStore:
                 for _, client, direction, group, num_bytes in chain.rows(connection, "ledger", link)
             ]
 
-    def ledger_totals(self) -> list[LedgerTotal]:
-        """The ledger summed over clients, by round, direction and group."""
+    def ledger_totals(self, *, after: int = -1) -> list[LedgerTotal]:
+        """The ledger of all rounds `after` one, summed over clients, by round, direction and group."""
         with self._reading() as connection:
-            return totals(connection)
+            return totals(connection, after)
 
     def verify(self) -> None:
         """Checks the whole file against its digests.
@@ -383,8 +383,8 @@ def _discard(path: Path) -> None:
         path.rmdir() if path.is_dir() else path.unlink()
 
 
-def _chosen(connection: sqlite3.Connection, round: int | None) -> Iterator[chain.Link]:
-    return (link for link in chain.links(connection) if round in (None, link.round))
+def _chosen(connection: sqlite3.Connection, round: int | None, after: int = -1) -> Iterator[chain.Link]:
+    return (link for link in chain.links(connection) if round in (None, link.round) and link.round > after)
 
 
 def _number(cell: float | str | None) -> float | None:

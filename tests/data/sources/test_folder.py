@@ -101,6 +101,19 @@ def test_domains_are_split_by_domain_and_class(tmp_path):
     assert torch.equal(_load(tmp_path, domains=True).test.images, dataset.test.images)
 
 
+def test_folders_may_be_people(tmp_path):
+    """path/<id>/<class>/ gives ids, which the test set is not stratified by; they cannot be domains as well."""
+    for number, person in enumerate(("ann", "bob")):
+        for index in range(5):
+            _write(tmp_path / person / "cat" / f"{index}.png", number)
+    dataset = _load(tmp_path, ids=True)
+    for split in (dataset.train, dataset.test):
+        assert split.domains is None
+        assert split.ids.tolist() == _reds(split)
+    with pytest.raises(ConfigError, match=r"^source 'folder' has one level above the classes; set either"):
+        _load(tmp_path, ids=True, domains=True)
+
+
 def test_a_domain_may_lack_a_class(tmp_path):
     """Classes are those of all domains together."""
     for index in range(3):

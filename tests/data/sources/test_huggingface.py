@@ -88,15 +88,16 @@ def test_one_file_is_not_its_own_test_set(load, tmp_path):
     )
 
 
-def test_a_column_of_places_gives_domains(load, tmp_path):
-    """Places are numbered in sorted order over both splits."""
+def test_columns_give_domains_and_ids(load, tmp_path):
+    """Places and people are numbered in sorted order over both splits."""
     path = tmp_path / "places"
     path.mkdir()
-    _table(4, writer=["b", "c", "b", "c"]).to_parquet(path / "train.parquet")
-    _table(2, writer=["a", "c"]).to_parquet(path / "test.parquet")
-    dataset = load(path, domain="writer")
+    _table(4, writer=["b", "c", "b", "c"], person=[7, 3, 3, 9]).to_parquet(path / "train.parquet")
+    _table(2, writer=["a", "c"], person=[3, 3]).to_parquet(path / "test.parquet")
+    dataset = load(path, domain="writer", id="person")
     assert dataset.train.domains.tolist() == [1, 2, 1, 2]
     assert dataset.test.domains.tolist() == [0, 2]
+    assert (dataset.train.ids.tolist(), dataset.test.ids.tolist()) == ([1, 0, 0, 2], [0, 0])
 
 
 def test_image_folders_are_read(load, tmp_path):
@@ -135,7 +136,7 @@ def test_a_missing_split_is_refused(load, folder):
     )
 
 
-@pytest.mark.parametrize("option", ["image", "label", "domain"])
+@pytest.mark.parametrize("option", ["image", "label", "domain", "id"])
 def test_a_missing_column_is_refused(load, folder, option):
     """The message names the option to set and the columns that there are."""
     _refused(

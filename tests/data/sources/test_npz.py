@@ -74,6 +74,16 @@ def test_validation_and_domains_are_read(load):
     assert dataset.validation.domains is None
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"), [([7, 7, 3, 9, 3], [1, 1, 0, 2, 0]), (list("cacbb"), [2, 0, 2, 1, 1])]
+)
+def test_ids_are_numbered(load, given, expected):
+    """id_train is any whole numbers or text; owners are numbered in ascending order."""
+    dataset = load(_arrays() | {"id_train": np.array(given * 2)})
+    assert dataset.train.ids.tolist() == expected * 2
+    assert dataset.test.ids is None
+
+
 @pytest.mark.parametrize("names", ["coarse_names", "class_names_coarse"])
 def test_other_labels_with_their_names(load, names):
     """labels="coarse" takes y_train_coarse, y_test_coarse and their names."""
@@ -219,6 +229,11 @@ def _without(key: str) -> dict[str, np.ndarray]:
             _arrays() | {"domain_train": np.full(10, -1)},
             {},
             "'domain_train' has a negative entry -1; it must count from 0",
+        ),
+        (
+            _arrays() | {"id_train": np.zeros(9, int)},
+            {},
+            r"'id_train' has type int64 and shape \[9\]; it must be whole numbers or text, one for each of 10 images",
         ),
         (
             _arrays() | {"y_test": np.full(4, 3)},

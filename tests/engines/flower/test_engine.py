@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedadapt.engines.flower.apps import make_client_app
+from fedadapt.engines.flower.client_app import make_client_app
+from fedadapt.engines.flower.desk import SiteDesk
 from fedadapt.engines.flower.engine import PIECE_BYTES, FlowerEngine
 from fedadapt.engines.flower.mandate import Mandate, Patience
 from fedadapt.errors import ClientError, EngineError
@@ -85,7 +86,7 @@ class ScriptedGrid(Grid):
 
     def add(self, node, site, delay=0.0):
         """A node comes online."""
-        self.nodes[node], self.delay[node] = (make_client_app(lambda paths: site), site), delay
+        self.nodes[node], self.delay[node] = (make_client_app(lambda paths: SiteDesk(site)), site), delay
 
     def get_node_ids(self):
         """Who is online."""
@@ -323,3 +324,62 @@ def test_malformed_answers_are_failures(grid, text):
     grid.push_messages = twisted
     (reply,) = engine.exchange(requests(clients=(0,)))
     assert reply.failure.startswith("Answer ")
+
+
+def test_a_greeting_that_is_lost_is_said_again(grid):
+    """A site that is restarted with our hello in its hands is not forgotten, although it never looked gone."""
+    engine, said = engine_on(grid, clients=1)
+    grid.add(10, ScriptedSite(0))
+    push, sent = grid.push_messages, []
+
+    def losing(messages):
+        keys = push(messages)
+        sent.append((grid.now, messages[0].metadata.message_type))
+        if len(sent) <= 2:
+            del grid.replies[keys[0]]
+        return keys
+
+    grid.push_messages = losing
+    assert answered(engine.exchange(requests(clients=(0,)))) == [(1, 0, b"0")]
+    assert [kind for _, kind in sent] == ["query.hello"] * 3 + ["train.round"]
+    assert [when for when, _ in sent[:3]] == pytest.approx([0, 30, 90], abs=2)
+    assert said.count("client 0 is here with 7 samples") == 1
+
+
+def test_a_site_at_work_is_asked_ever_more_seldom(grid):
+    """Each repetition costs it an upload, so in an hour there are seven, not sixty."""
+    engine, _ = engine_on(grid, clients=1)
+    site = ScriptedSite(0)
+    grid.add(10, site, delay=3600.0)
+    engine.exchange(requests(clients=(0,)))
+    assert len(site.asked) == 7
+
+
+def test_a_node_that_fails_is_greeted_after_a_pause(grid):
+    """A site whose app is broken does not fill the log of the server, and is let in once it is mended."""
+    engine, said = engine_on(grid, clients=1)
+    site = ScriptedSite(0)
+    grid.add(10, site)
+    good = grid.nodes[10]
+
+    def broken(message, context):
+        return Message(Error(code=0, reason="ImportError\nno torch"), reply_to=message)
+
+    grid.nodes[10] = (broken, site)
+    grid.at(100, lambda: grid.nodes.update({10: good}))
+    assert answered(engine.exchange(requests(clients=(0,)))) == [(1, 0, b"0")]
+    failures = [
+        line for line in said if line.startswith("node 10 did not answer query.hello: ImportError no")
+    ]
+    assert 5 <= len(failures) <= 8
+
+
+def test_a_refused_site_that_was_mended_is_let_in(grid):
+    """It need not have been seen to go, and while it does not fit the log says so once."""
+    engine, said = engine_on(grid, clients=1)
+    site = ScriptedSite(0, fit={"codec": "int8"})
+    grid.add(10, site)
+    grid.at(200, site.fit.clear)
+    assert answered(engine.exchange(requests(clients=(0,)))) == [(1, 0, b"0")]
+    assert sum("is refused" in line for line in said) == 1
+    assert 200 <= grid.now < 245

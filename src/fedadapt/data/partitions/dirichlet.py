@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from jaxtyping import Int64
 from pydantic import Field
-from torch import Tensor
 
 from fedadapt.data.dataset import Split
+from fedadapt.data.holdings import Holdings
 from fedadapt.data.partitions.base import Partition, check_clients, drive
 from fedadapt.errors import DataError
 from fedadapt.registry import register
@@ -38,7 +37,7 @@ def dirichlet(
         section 4, as ``DirichletPartitioner`` of flwr-datasets implements it.
     """
 
-    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
+    def deal(split: Split, num_clients: int, seeds: Seeds) -> Holdings:
         def make() -> Partitioner:
             from flwr_datasets.partitioner import DirichletPartitioner
 

@@ -1,4 +1,4 @@
-"""Natural clients: one for each place that the images come from."""
+"""Feature skew: one client for each place that the images come from, or several."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fedadapt.data.dataset import Split
-from fedadapt.data.partitions.base import Partition, check_clients
-from fedadapt.errors import DataError
+from fedadapt.data.holdings import Holdings
+from fedadapt.data.partitions.base import Partition, by_domain
 from fedadapt.registry import register
 from fedadapt.seeds import Seeds
 
@@ -20,31 +20,13 @@ def domains() -> Partition:
     With E domains and K clients, K a multiple of E, the clients ``e K/E`` to ``(e + 1) K/E - 1`` hold domain e.
     """
 
-    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
-        check_clients(split, num_clients)
-        if split.domains is None:
-            raise DataError(
-                "partition 'domains' needs to know where each image comes from, but the data set has no domains; "
-                "use a source with domains, or partition 'iid' or 'dirichlet'"
-            )
-        known, counts = split.domains.unique(return_counts=True)
-        if num_clients % len(known):
-            raise DataError(
-                f"partition 'domains' cannot deal {len(known)} domains out to {num_clients} clients; "
-                f"the number of clients must be {len(known)} or a multiple of it"
-            )
-        each = num_clients // len(known)
-        if int(counts.min()) < each:
-            raise DataError(
-                f"partition 'domains' cannot deal a domain of {int(counts.min())} samples out to {each} clients; "
-                f"use at most {int(counts.min()) * len(known)} clients"
-            )
+    def deal(split: Split, num_clients: int, seeds: Seeds) -> Holdings:
         generator = seeds.torch("partition")
-        clients = []
-        for domain in known:
-            members = (split.domains == domain).nonzero().squeeze(1)
+        clients: list[Int64[Tensor, " _"]] = []
+        found, each = by_domain(split, num_clients, "domains")
+        for members in found:
             shuffled = members[torch.randperm(len(members), generator=generator)]
             clients += [part.sort().values for part in shuffled.tensor_split(each)]
-        return clients
+        return Holdings.dealt(clients)
 
     return deal

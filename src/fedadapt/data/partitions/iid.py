@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jaxtyping import Int64
-from torch import Tensor
-
 from fedadapt.data.dataset import Split
+from fedadapt.data.holdings import Holdings
 from fedadapt.data.partitions.base import Partition, check_clients, drive
 from fedadapt.registry import register
 from fedadapt.seeds import Seeds
@@ -25,7 +23,7 @@ def iid() -> Partition:
         shuffling it first.
     """
 
-    def deal(split: Split, num_clients: int, seeds: Seeds) -> list[Int64[Tensor, " _"]]:
+    def deal(split: Split, num_clients: int, seeds: Seeds) -> Holdings:
         def make() -> Partitioner:
             from flwr_datasets.partitioner import IidPartitioner
 

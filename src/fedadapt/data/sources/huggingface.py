@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +30,7 @@ def huggingface(
     image: str = "image",
     label: str = "label",
     domain: str | None = None,
+    id: str | None = None,
     train_split: str = "train",
     test_split: str = "test",
     test_fraction: Fraction = 0.2,
@@ -47,7 +48,8 @@ def huggingface(
         subset: which configuration, of a set that has several.
         image: the column of images.
         label: the column of classes: class labels, or whole numbers from 0.
-        domain: the column that says where an image comes from, such as a writer, if there is one.
+        domain: the column that says where an image comes from, such as a camera, if there is one.
+        id: the column that says whose an image is, such as a writer or patient, if there is one.
         train_split: the split to train on.
         test_split: the split to test on; ``""`` splits `test_fraction` off the train images.
         test_fraction: the test share of such a split.
@@ -64,19 +66,15 @@ def huggingface(
         for split in (train_split, test_split)
         if split
     ]
-    class_names = _check_columns(tables[0].features, path, image, label, domain)
-    places = [_column(table, domain) for table in tables] if domain else []
-    numbers = {
-        place: number for number, place in enumerate(sorted({place for part in places for place in part}))
-    }
+    class_names = _check_columns(tables[0].features, path, image, label, {"domain": domain, "id": id})
+    domains, ids = _numbered(tables, domain), _numbered(tables, id)
     splits = []
     for index, table in enumerate(tables):
         images = gather(_pictures(table, image, size, path), len(table), path)
         labels = _column(table, label)
         if None in labels:
             raise DataError(f"data set {path!r} has an image without {label!r}; every image needs a class")
-        domains = torch.tensor([numbers[place] for place in places[index]]) if domain else None
-        splits.append(Split(images, torch.tensor(labels), domains))
+        splits.append(Split(images, torch.tensor(labels), domains[index], ids[index]))
     train, test = splits if test_split else split_off(splits[0], test_fraction, Seeds(seed), "test")
     return Dataset(path, train, test, class_names or number_classes(splits, path))
 
@@ -101,12 +99,12 @@ def _load(path: str, split: str, **options: Any) -> datasets.Dataset:
 
 
 def _check_columns(
-    features: datasets.Features, path: str, image: str, label: str, domain: str | None
+    features: datasets.Features, path: str, image: str, label: str, further: Mapping[str, str | None]
 ) -> tuple[str, ...]:
     """The names of the classes, or none if they are only numbered."""
     import datasets
 
-    for option, column in (("image", image), ("label", label), ("domain", domain)):
+    for option, column in {"image": image, "label": label, **further}.items():
         if column is not None and column not in features:
             raise DataError(
                 f"data set {path!r} has no column {column!r}; set {option} to one of: {', '.join(features)}"
@@ -121,6 +119,15 @@ def _check_columns(
             f"column {label!r} of data set {path!r} holds {kind}; it must hold class labels or integers"
         )
     return ()
+
+
+def _numbered(tables: Sequence[datasets.Dataset], column: str | None) -> list[Tensor | None]:
+    """Numbers from 0 for the values of a column, the same in all tables; None where no column is named."""
+    if column is None:
+        return [None] * len(tables)
+    values = [_column(table, column) for table in tables]
+    numbers = {value: number for number, value in enumerate(sorted({v for part in values for v in part}))}
+    return [torch.tensor([numbers[value] for value in part]) for part in values]
 
 
 def _column(table: datasets.Dataset, name: str) -> list[Any]:

@@ -7,6 +7,7 @@ import math
 import tokenize
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,7 +53,7 @@ def npz(
     seed: Annotated[int, Field(ge=0)] = 0,
     max_bytes: Annotated[int, Field(gt=0)] = 16 * 2**30,
 ) -> Dataset:
-    """A ``.npz`` file with x_train, y_train, x_test, y_test and, if it has them, validation, names and domains.
+    """A ``.npz`` file with x_train, y_train, x_test, y_test and, if it has them, validation, names, domains and ids.
 
     ===========================  =========================================================================
     array                        what it holds
@@ -60,6 +61,7 @@ def npz(
     x_train, x_test, x_val       uint8 ``[N, H, W]`` or ``[N, H, W, C]`` with C 1 or 3
     y_train, y_test, y_val       whole numbers from 0, ``[N]``
     domain_train, ...            whole numbers from 0, ``[N]``
+    id_train, ...                whose an image is: whole numbers or text, ``[N]``
     class_names                  text, one a class; without it classes are called by their number
     ===========================  =========================================================================
 
@@ -82,19 +84,24 @@ def npz(
     suffix = f"_{labels}" if labels else ""
     name_keys = [f"{labels}_names", f"class_names{suffix}"] if labels else ["class_names"]
     parts = ("train", "test", "val")
-    keys = [key for part in parts for key in (f"x_{part}", f"y_{part}{suffix}", f"domain_{part}")]
+    keys = [
+        key for part in parts for key in (f"x_{part}", f"y_{part}{suffix}", f"domain_{part}", f"id_{part}")
+    ]
     path = path.expanduser()
     arrays = _read(path, [*keys, *name_keys], ["x_train", f"y_train{suffix}"], max_bytes)
 
     def split(part: str) -> Split:
         images = _images(arrays[f"x_{part}"], f"{path}: 'x_{part}'", channels)
-        labels_key, domain_key = f"y_{part}{suffix}", f"domain_{part}"
+        labels_key, domain_key, id_key = f"y_{part}{suffix}", f"domain_{part}", f"id_{part}"
         if labels_key not in arrays:
             raise DataError(f"{path} has 'x_{part}', but no {labels_key!r}; every image needs a label")
         numbers = _numbers(arrays[labels_key], f"{path}: {labels_key!r}", len(images))
-        if domain_key not in arrays:
-            return Split(images, numbers)
-        return Split(images, numbers, _numbers(arrays[domain_key], f"{path}: {domain_key!r}", len(images)))
+        domains = ids = None
+        if domain_key in arrays:
+            domains = _numbers(arrays[domain_key], f"{path}: {domain_key!r}", len(images))
+        if id_key in arrays:
+            ids = _identities(arrays[id_key], f"{path}: {id_key!r}", len(images))
+        return Split(images, numbers, domains, ids)
 
     train = split("train")
     test = split("test") if "x_test" in arrays else None
@@ -184,6 +191,16 @@ def _numbers(array: _Array, where: str, count: int) -> Int64[Tensor, " N"]:
     return torch.from_numpy(array.astype(np.int64))
 
 
+def _identities(array: _Array, where: str, count: int) -> Int64[Tensor, " N"]:
+    """Numbers from 0 for whatever tells people or sites apart, in ascending order."""
+    if array.dtype.kind not in "iuU" or array.shape != (count,):
+        raise DataError(
+            f"{where} has type {array.dtype} and shape {list(array.shape)}; "
+            f"it must be whole numbers or text, one for each of {count} images"
+        )
+    return torch.from_numpy(np.unique(array, return_inverse=True)[1].astype(np.int64))
+
+
 def _text(array: _Array, path: Path) -> tuple[str, ...]:
     if array.dtype.kind != "U" or array.ndim != 1:
         raise DataError(
@@ -193,7 +210,7 @@ def _text(array: _Array, path: Path) -> tuple[str, ...]:
 
 
 def _resized(split: Split, size: int) -> Split:
-    return Split(fit(split.images, size), split.labels, split.domains)
+    return replace(split, images=fit(split.images, size))
 
 
 def _listed(names: list[str]) -> str:

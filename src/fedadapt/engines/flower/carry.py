@@ -5,8 +5,9 @@ from __future__ import annotations
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from pydantic import Field
 
-from fedadapt.errors import FrameError
-from fedadapt.federation.handshake import Digest, Document, Line
+from fedadapt.engines.flower.pipe import Parcel
+from fedadapt.errors import FrameError, one_line
+from fedadapt.federation.handshake import Complaint, Digest, Document, Fit, parse
 
 HELLO, CHUNK, ROUND = (
     f"{MessageType.QUERY}.hello",
@@ -32,7 +33,7 @@ class Piece(Document):
     backbone: Digest
     offset: int = Field(ge=0)
     total: int = Field(ge=0)
-    problem: Line = ""
+    problem: Complaint = ""
 
 
 class Ask(Document):
@@ -63,22 +64,41 @@ class Answer(Document):
 
     round: int = Field(ge=1)
     client: int = Field(ge=0)
-    failure: Line = ""
+    failure: Complaint = ""
     stranger: bool = False
 
 
-def pack(about: Document, frame: bytes | None = None) -> RecordDict:
+def refusal(parcel: Parcel, error: Exception) -> Parcel:
+    """The answer of a party that cannot do what a message asks.
+
+    Raises:
+        FrameError: the message is none of ours.
+    """
+    problem = one_line(error)[:500]
+    said: Document
+    if parcel.kind == HELLO:
+        said = Fit(client=parse(Greeting, parcel.text).client, problem=problem)
+    elif parcel.kind == CHUNK:
+        said = parse(Piece, parcel.text).model_copy(update={"problem": problem})
+    else:
+        ask = parse(Ask, parcel.text)
+        said = Answer(round=ask.round, client=ask.client, failure=problem or "failed without a word")
+    return Parcel(parcel.kind, said.model_dump_json())
+
+
+def pack(text: str, frame: bytes | None = None) -> RecordDict:
     """The content of a message."""
-    content = RecordDict({_ABOUT: ConfigRecord({"json": about.model_dump_json()})})
+    content = RecordDict({_ABOUT: ConfigRecord({"json": text})})
     if frame is not None:
         content[_FRAME] = ArrayRecord({_FRAME: Array("uint8", (len(frame),), _STYPE, frame)})
     return content
 
 
-def text_of(message: Message) -> object:
-    """The JSON text of a message that arrived, unchecked."""
+def text_of(message: Message) -> str:
+    """The JSON text of a message that arrived, unchecked; empty if it has none."""
     records = message.content.config_records
-    return records[_ABOUT].get("json") if _ABOUT in records else None
+    text = records[_ABOUT].get("json") if _ABOUT in records else None
+    return text if isinstance(text, str) else ""
 
 
 def frame_of(message: Message) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,31 +23,41 @@ from fedadapt.engines.flower.carry import (
     text_of,
 )
 from fedadapt.engines.flower.mandate import Mandate
-from fedadapt.errors import EngineError, FrameError
+from fedadapt.errors import EngineError, FrameError, one_line
 from fedadapt.federation.handshake import Fit, misfit, parse
 from fedadapt.federation.messages import Reply, Request
 
 PIECE_BYTES = 4 * 2**20
 """Bytes of the backbone in one message."""
 
+LATE_ROUNDS = 10
+"""For so long a late answer is looked for, so that its bytes are counted."""
+
+LONGEST_PAUSE_S = 60.0
+"""Before a node that fails again and again is greeted anew."""
+
 
 @dataclass
 class _Sent:
-    """A message that is out: what it was, to whom, and when."""
+    """A message that is out: what it was, to whom, until when an answer is expected, and how often it was sent."""
 
     kind: str
     node: int
-    at: float
+    until: float
     round: int = 0
     client: int = -1
+    times: int = 1
 
 
 @dataclass
 class _Sites:
-    """Who is there: nodes that said hello, those that may take part, and those that may not."""
+    """Who is there: nodes that said hello, those that may take part, and when to greet one that failed again."""
 
     greeted: set[int] = field(default_factory=set)
     node_of: dict[int, int] = field(default_factory=dict)
+    failures: dict[int, int] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    due: dict[int, float] = field(default_factory=dict)
 
     def client_at(self, node: int) -> int | None:
         return next((client for client, at in self.node_of.items() if at == node), None)
@@ -93,6 +104,7 @@ class FlowerEngine:
         round_ = requests[0].round
         waiting, replies = set(asked), list[Reply]()
         usable, quorum_since = 0, None
+        self._out = {k: s for k, s in self._out.items() if s.kind != ROUND or s.round > round_ - LATE_ROUNDS}
         while waiting:
             try:
                 self._meet()
@@ -123,48 +135,74 @@ class FlowerEngine:
         online = set(self._grid.get_node_ids())
         for node in self._sites.greeted - online:
             client = self._sites.client_at(node)
-            self._sites.forget(node)
+            self._forget(node)
+            self._sites.due.pop(node, None)
             if client is not None:
                 self._mandate.say(f"client {client} is gone")
+        now = self._clock()
+        for key, sent in list(self._out.items()):
+            if sent.kind != ROUND and sent.until <= now and sent.node in online:
+                # It was restarted, or its app was, with our word in its hands.
+                del self._out[key]
+                self._greet(sent.node, sent.times + 1)
         for node in sorted(online - self._sites.greeted):
+            if self._sites.due.get(node, now) > now:
+                continue
             if self._mandate.numbers and node not in self._mandate.numbers:
                 self._sites.greeted.add(node)
                 self._mandate.say(f"node {node} is none of the sites of this run; refused")
                 continue
             self._greet(node)
 
-    def _greet(self, node: int) -> None:
+    def _greet(self, node: int, times: int = 1) -> None:
         self._sites.greeted.add(node)
         number = self._mandate.numbers.get(node, -1)
         greeting = Greeting(terms=self._mandate.terms.model_dump_json(), client=number)
-        self._send(Message(pack(greeting), node, HELLO), _Sent(HELLO, node, self._clock(), client=number))
+        sent = _Sent(HELLO, node, self._patience(times), client=number, times=times)
+        self._send(Message(pack(greeting.model_dump_json()), node, HELLO), sent)
+
+    def _patience(self, times: int) -> float:
+        """Until when an answer to the n-th repetition is expected: twice as long each time.
+
+        A site that is still at work gets every repetition too, and answers each.
+        """
+        return self._clock() + self._mandate.patience.ask_again_s * 2 ** (times - 1)
+
+    def _forget(self, node: int) -> None:
+        """Lets a node be greeted anew, and asked again for what it was asked."""
+        self._sites.forget(node)
+        for key, sent in list(self._out.items()):
+            if sent.node == node and sent.kind == ROUND:
+                sent.until, sent.times = -math.inf, 0
+            elif sent.node == node:
+                del self._out[key]
 
     def _ask(self, requests: Sequence[Request]) -> None:
         """Sends each request that is not out, or has been for long, to its site, if that is there."""
         now = self._clock()
         for request in requests:
             node = self._sites.node_of.get(request.client)
-            if node is None or any(
-                sent.kind == ROUND
-                and sent.round == request.round
-                and sent.node == node
-                and now - sent.at < self._mandate.patience.ask_again_s
-                for sent in self._out.values()
-            ):
+            if node is None:
                 continue
+            sent_before = [
+                s for s in self._out.values() if (s.kind, s.round, s.node) == (ROUND, request.round, node)
+            ]
+            if any(now < sent.until for sent in sent_before):
+                continue
+            times = 1 + max((sent.times for sent in sent_before), default=0)
             ask = Ask(
                 run=self._mandate.terms.run,
                 round=request.round,
                 client=request.client,
                 accepted=self._mandate.accepted(request.client),
             )
-            sent = _Sent(ROUND, node, now, request.round, request.client)
-            self._send(Message(pack(ask, request.frame), node, ROUND), sent)
+            sent = _Sent(ROUND, node, self._patience(times), request.round, request.client, times)
+            self._send(Message(pack(ask.model_dump_json(), request.frame), node, ROUND), sent)
 
     def _send(self, message: Message, sent: _Sent) -> None:
         (key,) = self._grid.push_messages([message]) or (None,)
         if key is None:
-            self._sites.forget(sent.node)
+            self._forget(sent.node)
             return
         self._out[key] = sent
 
@@ -178,9 +216,7 @@ class FlowerEngine:
             if sent is None:
                 continue
             if message.has_error():
-                # Flower lost the node or the app on it crashed; if it is still there it is greeted and asked anew.
-                self._mandate.say(f"node {sent.node} did not answer {sent.kind}: {message.error.reason}")
-                self._sites.forget(sent.node)
+                self._hear_failure(sent, message.error.reason or "no reason given")
             elif sent.kind == ROUND:
                 replies += self._hear_answer(message, sent)
             elif sent.kind == HELLO:
@@ -189,13 +225,20 @@ class FlowerEngine:
                 self._hear_piece(message, sent)
         return replies
 
+    def _hear_failure(self, sent: _Sent, reason: str) -> None:
+        """Flower lost the node or the app on it crashed; if it is still there it is greeted anew, after a pause."""
+        self._mandate.say(f"node {sent.node} did not answer {sent.kind}: {one_line(reason)}")
+        failures = self._sites.failures[sent.node] = self._sites.failures.get(sent.node, -1) + 1
+        self._sites.due[sent.node] = self._clock() + min(2.0**failures, LONGEST_PAUSE_S)
+        self._forget(sent.node)
+
     def _hear_answer(self, message: Message, sent: _Sent) -> list[Reply]:
         try:
             answer, frame = parse(Answer, text_of(message)), frame_of(message)
         except FrameError as error:
             return [Reply(sent.round, sent.client, failure=str(error))]
         if answer.stranger:
-            self._sites.forget(sent.node)
+            self._forget(sent.node)
             return []
         if (answer.round, answer.client) != (sent.round, sent.client):
             return [Reply(sent.round, sent.client, failure="answers another request than it was asked")]
@@ -205,19 +248,29 @@ class FlowerEngine:
         try:
             fit = parse(Fit, text_of(message))
         except FrameError as error:
-            self._mandate.say(f"node {sent.node} is refused: {error}")
+            self._refuse(sent.node, str(error))
             return
         if fit.missing_from is not None and not fit.problem:
             self._send_piece(sent.node, fit.missing_from)
             return
         problem = misfit(self._mandate.terms, fit) or self._number_problem(fit.client, sent)
         if problem:
-            self._mandate.say(f"node {sent.node} is refused: {problem}")
+            self._refuse(sent.node, problem)
             return
         held = self._sites.node_of.get(fit.client)
         self._sites.node_of[fit.client] = sent.node
-        again = "" if held is None else ", in place of another node"
+        self._sites.failures.pop(sent.node, None)
+        self._sites.refused.pop(sent.node, None)
+        again = "" if held in (None, sent.node) else ", in place of another node"
         self._mandate.say(f"client {fit.client} is here with {fit.num_examples} samples{again}")
+
+    def _refuse(self, node: int, problem: str) -> None:
+        """Lets a node take no part; it is greeted anew now and then, in case it was mended and not seen to go."""
+        if self._sites.refused.get(node) != problem:
+            self._mandate.say(f"node {node} is refused: {problem}")
+        self._sites.refused[node] = problem
+        self._sites.due[node] = self._clock() + LONGEST_PAUSE_S
+        self._forget(node)
 
     def _number_problem(self, client: int, sent: _Sent) -> str:
         if self._mandate.numbers and client != sent.client:
@@ -229,22 +282,22 @@ class FlowerEngine:
     def _send_piece(self, node: int, offset: int) -> None:
         total = self._mandate.terms.backbone_bytes
         if offset >= total:
-            self._mandate.say(
-                f"node {node} is refused: it asks for byte {offset} of a backbone of {total} bytes"
-            )
+            self._refuse(node, f"it asks for byte {offset} of a backbone of {total} bytes")
             return
         piece = Piece(backbone=self._mandate.terms.backbone, offset=offset, total=total)
         data = self._mandate.backbone(offset, min(PIECE_BYTES, total - offset))
-        self._send(Message(pack(piece, data), node, CHUNK), _Sent(CHUNK, node, self._clock()))
+        self._send(
+            Message(pack(piece.model_dump_json(), data), node, CHUNK), _Sent(CHUNK, node, self._patience(1))
+        )
 
     def _hear_piece(self, message: Message, sent: _Sent) -> None:
         try:
             piece = parse(Piece, text_of(message))
         except FrameError as error:
-            self._mandate.say(f"node {sent.node} is refused: {error}")
+            self._refuse(sent.node, str(error))
             return
         if piece.problem:
-            self._mandate.say(f"node {sent.node} is refused: {piece.problem}")
+            self._refuse(sent.node, piece.problem)
         elif piece.offset < self._mandate.terms.backbone_bytes:
             self._send_piece(sent.node, piece.offset)
         else:

@@ -15,14 +15,14 @@ class Patience:
     Args:
         quorum: updates without which a round stays open past its deadline.
         deadline_s: from when a quorum of sites is there; None waits for every site that was asked.
-        ask_again_s: after which a site that has not answered is asked once more: it may have been restarted,
-            and a site that was not answers the same bytes.
+        ask_again_s: after which a site that has not answered is asked once more, then after twice as long, and so
+            on: it may have been restarted, and a site that was not answers the same bytes.
         poll_s: between two looks for replies.
     """
 
     quorum: int
     deadline_s: float | None
-    ask_again_s: float = 60.0
+    ask_again_s: float = 30.0
     poll_s: float = 0.5
 
 

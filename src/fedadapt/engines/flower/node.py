@@ -1,16 +1,28 @@
-"""A site's process: the SuperNode, started again when it dies."""
+"""A site's processes: its worker and Flower's SuperNode, each started again when it dies."""
 
 from __future__ import annotations
 
+import os
+import socket
+import ssl
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedadapt.engines.flower.processes import Child, free_port, program
-from fedadapt.errors import ConfigError
+from fedadapt.engines.flower.pipe import is_attended
+from fedadapt.engines.flower.processes import EXECUTOR, Child, free_port, program
+from fedadapt.errors import ConfigError, EngineError
+from fedadapt.runs.lock import acquire
 
 LONGEST_PAUSE_S = 60.0
+GOOD_START_S = 5.0
+"""Whoever lives longer than this began well, and is not waited for long when it dies."""
+
+LOOK_S = 0.5
+SOCKET, WORKER_LOG = "worker.sock", "worker.log"
 
 
 @dataclass(frozen=True)
@@ -28,52 +40,124 @@ class Way:
     key: Path | None
 
 
+class _Kept:
+    """A process that is started again when it ends, after a pause that grows while it ends at once."""
+
+    def __init__(self, name: str, child: Child, say: Callable[[str], None]) -> None:
+        self._name = name
+        self._say = say
+        self._began = self._due = time.monotonic()
+        self._pause = 1.0
+        self._ended = False
+        self.child = child
+
+    def start(self) -> None:
+        self._began, self._ended = time.monotonic(), False
+        self.child.start()
+
+    def look(self) -> None:
+        """Notes that it ended, or starts it again once the pause is over."""
+        now = time.monotonic()
+        if self.child.alive:
+            return
+        if not self._ended:
+            self._ended = True
+            began_well = now - self._began > GOOD_START_S
+            self._pause = 1.0 if began_well else min(2 * self._pause, LONGEST_PAUSE_S)
+            self._due = now + self._pause
+            why = self.child.last_line()
+            self._say(f"{self._name} ended ({why}); starting it again in {self._pause:.0f} s")
+        elif now >= self._due:
+            self.start()
+
+
 def keep_joined(
-    way: Way, settings: dict[str, Path], home: Path, say: Callable[[str], None], stop: threading.Event
+    way: Way, worker: Sequence[str], home: Path, say: Callable[[str], None], stop: threading.Event
 ) -> None:
-    """Keeps a SuperNode running until `stop` is set.
+    """Keeps a worker and a SuperNode running until `stop` is set.
 
     Args:
         way: to the server.
-        settings: what the site's app is told: ``site``, and ``recipe`` if there is one to insist on.
-        home: where Flower keeps its files here.
+        worker: the module of the worker and its arguments after the socket.
+        home: where Flower keeps its files here, and where the worker's socket is.
         say: told one line at a time.
         stop: ends it.
 
     Raises:
         ConfigError: a path cannot be told to Flower.
+        RunError: the site is joined already.
+        EngineError: Flower is not installed, the server is not trusted, or the worker cannot begin.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _check_server(way)
+    module, *arguments = worker
+    command = [sys.executable, "-m", module, str(home / SOCKET), *arguments]
+    at_work = _Kept("worker", Child(command, home, home / WORKER_LOG), say)
+    node = _Kept(
+        "Flower's SuperNode",
+        Child(node_command(way, home / SOCKET), home, home / "supernode.log", EXECUTOR),
+        say,
+    )
+    lock = acquire(home)
+    (home / SOCKET).unlink(missing_ok=True)
+    try:
+        at_work.start()
+        while not is_attended(home / SOCKET):
+            if not at_work.child.alive:
+                raise EngineError(f"this site cannot take part: {at_work.child.last_line()}")
+            if stop.wait(LOOK_S):
+                return
+        node.start()
+        say(f"joining {way.address}: ready for rounds")
+        while not stop.wait(LOOK_S):
+            at_work.look()
+            node.look()
+    finally:
+        node.child.stop()
+        at_work.child.stop()
+        os.close(lock)
+
+
+def _check_server(way: Way) -> None:
+    """Shakes hands with the server once, because Flower tries for ever with a server that is not whom it should be.
+
+    A server that cannot be reached now may be there later; that is no error.
+    """
+    if way.authority is None:
+        return
+    host, _, port = way.address.rpartition(":")
+    try:
+        context = ssl.create_default_context(cafile=str(way.authority))
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(f"--ca {way.authority} is no certificate in PEM: {error}") from error
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10) as line:
+            context.wrap_socket(line, server_hostname=host.strip("[]")).close()
+    except ssl.SSLCertVerificationError as error:
+        raise EngineError(
+            f"server {way.address} is not trusted: {error.verify_message}; --ca must be the authority that signed its "
+            "certificate, and the certificate must name this host"
+        ) from error
+    except OSError:
+        return
+
+
+def node_command(way: Way, place: Path) -> list[str]:
+    """The SuperNode of a site whose worker is at `place`.
+
+    Raises:
+        ConfigError: the path cannot be told to Flower.
         EngineError: Flower is not installed.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    node = Child(_command(way, settings), home, home / "supernode.log")
-    pause = 1.0
-    try:
-        while not stop.is_set():
-            node.start()
-            say(f"joined {way.address}: waiting for rounds")
-            began_well = not stop.wait(5.0) and node.alive
-            pause = 1.0 if began_well else min(2 * pause, LONGEST_PAUSE_S)
-            while node.alive and not stop.wait(0.5):
-                pass
-            if not stop.is_set():
-                say(f"Flower's SuperNode ended ({node.last_line()}); starting it again in {pause:.0f} s")
-                stop.wait(pause)
-    finally:
-        node.stop()
-
-
-def _command(way: Way, settings: dict[str, Path]) -> list[str]:
-    odd = next((str(path) for path in settings.values() if set(str(path)) & set("\"'\\")), None)
-    if odd is not None:
+    if set(str(place)) & set("\"'\\"):
         raise ConfigError(
-            f"path {odd} holds a quote or backslash, which Flower cannot be told; move the file"
+            f"path {place} holds a quote or backslash, which Flower cannot be told; move the site file"
         )
-    told = " ".join(f'{name}="{path}"' for name, path in settings.items())
     command = [
         program("flower-supernode"),
         f"--superlink={way.address}",
         f"--port={free_port()}",
-        f"--node-config={told}",
+        f'--node-config=worker="{place}"',
     ]
     command.append("--insecure" if way.authority is None else f"--root-certificates={way.authority}")
     return command if way.key is None else [*command, f"--auth-supernode-private-key={way.key}"]

@@ -17,6 +17,9 @@ from typing import Any
 
 from fedadapt.errors import EngineError
 
+EXECUTOR = b"flower-superexec"
+"""What starts the apps, beside a SuperLink and beside a SuperNode; neither notices when it dies."""
+
 HOME, FAILURE = "flower", "failure"
 """Flower's folder in a run's directory, and the file in it by which a server app says that it is no use to start
 it again, and why."""
@@ -55,8 +58,11 @@ clientapp = "federation.site:app"
 run = ""
 """,
     "federation/__init__.py": "",
-    "federation/server.py": "from fedadapt.experiment.flower import server_app\n\napp = server_app\n",
-    "federation/site.py": "from fedadapt.experiment.flower import site_app\n\napp = site_app\n",
+    "federation/server.py": 'from fedadapt.experiment.server_app import app\n\n__all__ = ["app"]\n',
+    "federation/site.py": (
+        "from fedadapt.engines.flower.client_app import make_client_app, nearest_desk\n\n"
+        'app = make_client_app(nearest_desk("fedadapt.experiment.worker:open_desk"))\n'
+    ),
 }
 """What Flower carries to every node: no code but the names of ours."""
 
@@ -113,18 +119,31 @@ class Child:
         command: program and arguments.
         home: Flower's folder.
         log: where its output goes.
+        needs: a program that it starts once and does not miss, without which it is of no use.
     """
 
-    def __init__(self, command: list[str], home: Path, log: Path) -> None:
+    LOOK_S = 2.0
+
+    def __init__(self, command: list[str], home: Path, log: Path, needs: bytes = b"") -> None:
         self._command = command
         self._home = home
         self._log = log
+        self._needs = needs
+        self._looked, self._seen, self._lost = 0.0, False, False
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
-        return self._process is not None and self._process.poll() is None
+        """Whether it runs, and what it needs runs too."""
+        return self._process is not None and self._process.poll() is None and not self._lacks()
+
+    def _lacks(self) -> bool:
+        """Whether what it needs was there and is gone; looked up now and then."""
+        if self._needs and self._process and time.monotonic() - self._looked > self.LOOK_S:
+            self._looked = time.monotonic()
+            there = any(self._needs in command for command in _session(self._process.pid))
+            self._seen, self._lost = self._seen or there, self._seen and not there
+        return self._lost
 
     @property
     def pid(self) -> int | None:
@@ -134,6 +153,7 @@ class Child:
     def start(self) -> None:
         """Starts it, after whatever is left of an earlier one has been stopped."""
         self.stop()
+        self._looked, self._seen, self._lost = 0.0, False, False
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -162,6 +182,19 @@ class Child:
             lines = self._log.read_text(errors="replace").strip().splitlines()
             return lines[-1].strip() if lines else ""
         return ""
+
+
+def _session(leader: int) -> list[bytes]:
+    """The command lines of the processes of a session."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        with suppress(OSError, ValueError):
+            state, _, _, session, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(session) == leader and state != "Z":
+                found.append((folder / "cmdline").read_bytes())
+    return found
 
 
 def flwr(home: Path, *arguments: str) -> dict[str, Any]:

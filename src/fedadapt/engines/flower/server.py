@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedadapt.engines.flower.gate import Gate, GateServer
 from fedadapt.engines.flower.processes import (
+    EXECUTOR,
     FAILURE,
     HOME,
     Child,
@@ -29,7 +30,7 @@ from fedadapt.engines.flower.processes import (
     write_bundle,
 )
 from fedadapt.errors import EngineError
-from fedadapt.runs.lock import LOCK
+from fedadapt.runs.lock import is_held
 
 START_S = 120.0
 """How long a submitted run may take until it has the lock of its directory."""
@@ -87,7 +88,7 @@ class FlowerServer:
         self._submitted: list[str] = []
         self._home.mkdir(parents=True, exist_ok=True)
         self._inner = _inner_certificate(self._home) if address.certificate else None
-        self._link = Child(self._link_command(), self._home, self._home / "superlink.log")
+        self._link = Child(self._link_command(), self._home, self._home / "superlink.log", EXECUTOR)
 
     def keep_going(self) -> None:
         """Returns when the run has all its rounds.
@@ -135,7 +136,7 @@ class FlowerServer:
                 self._say("Flower's SuperLink ended; starting it again")
                 self._start_link()
                 return
-            led = _is_locked(self._run / LOCK)
+            led = is_held(self._run)
             if seen and not led:
                 return
             if not seen and not led and time.monotonic() - since > START_S:
@@ -149,8 +150,19 @@ class FlowerServer:
             # It may have ended by itself; what matters is that there are never two.
             with suppress(EngineError):
                 flwr(self._home, "stop", self._submitted[-1], "here")
+        self._wait_until_free()
         said = flwr(self._home, "run", str(self._home / "app"), "here", "--run-config", f'run="{self._run}"')
         self._submitted.append(str(said["run-id"]))
+
+    def _wait_until_free(self) -> None:
+        """A server app of before may take a moment to notice that its SuperLink is gone."""
+        until = time.monotonic() + START_S
+        while is_held(self._run):
+            if time.monotonic() > until:
+                raise EngineError(
+                    f"another process has kept the run {self._run} for {START_S:.0f} s; stop it"
+                )
+            time.sleep(0.5)
 
     def _start_link(self) -> None:
         self._link.start()
@@ -206,16 +218,6 @@ class FlowerServer:
                 continue
             counts[run] = found.get("network-traffic", {})
         (self._home / "traffic.json").write_text(json.dumps(counts, indent=2), encoding="utf-8")
-
-
-def _is_locked(lock: Path) -> bool:
-    """Whether some process has the lock; asks the system, since taking it to see would keep others from it."""
-    try:
-        number = lock.stat().st_ino
-        held = Path("/proc/locks").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return False
-    return any("FLOCK" in line and line.split()[5].endswith(f":{number}") for line in held)
 
 
 def _inner_certificate(folder: Path) -> Path:

@@ -1,0 +1,216 @@
+"""A study runs each cell once, side by side, and whatever happens to one, the others and its own rounds stay."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from study_files import STUDY, write_study
+from tiny import outcome, start, tiny
+
+from fedadapt.errors import Interrupted, RunError
+from fedadapt.experiment import run
+from fedadapt.experiment.run import Watcher
+from fedadapt.experiment.study import Spectator, conduct, load_study
+from fedadapt.experiment.study.compare import compare
+from fedadapt.experiment.study.conduct import CELLS, share_out
+from fedadapt.experiment.study.grid import digest, make_plan, places
+from fedadapt.experiment.study.machine import GIBIBYTE, Need, Room, available_bytes, cores
+from fedadapt.experiment.study.workers import STOPPED, Ended, Workers, run_cell
+from fedadapt.runs.records import Direction
+from fedadapt.runs.results import CellResult, Results, Status
+from fedadapt.runs.store import FILE, RunStore
+
+MIXED = """
+recipe = "tiny.toml"
+seeds = [0]
+
+[axes.trainable]
+parallel = { adapter = "parallel", rounds = 2 }
+wild = { adapter = "full", train.lr = 1e30 }
+"""
+
+
+class Noting(Spectator):
+    """Notes which cells were started."""
+
+    def __init__(self):
+        self.cells = []
+
+    def started(self, cell):
+        """A cell is being run."""
+        self.cells.append(cell.title)
+
+
+def cell_of(*settings):
+    """The tiny run under the name that a study gives it."""
+    config = tiny(*settings)
+    return config.model_copy(update={"name": digest(config)})
+
+
+def test_each_cell_is_run_once_and_failures_are_results(tmp_path):
+    """What diverges has its reason beside what works; what has a result is left alone, what is added is run."""
+    path = write_study(tmp_path, MIXED)
+    file, plan, found = conduct(load_study(path), tmp_path / "runs", jobs=1)
+    works, wild = (found[plan.cells[number].digest] for number in (1, 2))
+    assert (works.status, wild.status) == (Status.DONE, Status.FAILED)
+    assert "none of 4 clients gave a usable update" in wild.reason
+    undisturbed = run(plan.cells[1].config, tmp_path / "alone")
+    assert outcome(tmp_path / "runs" / CELLS / works.digest) == outcome(undisturbed)
+    with Results.read(file) as results:
+        kept, standing = results.cells(), results.places()
+        assert results.study["axes"]["trainable"].keys() == {"parallel", "wild"}
+    assert kept == found
+    assert [place.labels["trainable"] for place in standing] == ["parallel", "wild"]
+    assert works.record.num_bytes(Direction.UPLOAD) == sum(
+        entry.num_bytes for entry in outcome(undisturbed)["ledger"] if entry.direction is Direction.UPLOAD
+    )
+    path.write_text(path.read_text().replace("seeds = [0]", "seeds = [0, 1]").replace("wild =", "mild ="))
+    noted = Noting()
+    conduct(load_study(path), tmp_path / "runs", wanted=places(load_study(path))[:3], spectator=noted)
+    assert noted.cells == ["trainable=parallel seed=1"]
+
+
+class _Stopping(Watcher):
+    """Asks a run to stop after its first round."""
+
+    def committed(self, record):
+        """Round by round."""
+        raise Interrupted
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "reason"),
+    [
+        (("train.lr=1e30", "adapter=full"), Status.FAILED, "none of 4 clients gave a usable update"),
+        (("codec.error_feedback=true",), Status.FAILED, "loses nothing"),
+        (("data.source.name=npz", "data.source.size=8", "data.source.path=none.npz"), Status.BROKEN, "none.npz"),
+    ],
+)  # fmt: skip
+def test_what_would_end_so_again_is_told_from_what_the_machine_did(tmp_path, settings, status, reason):
+    """Divergence and impossible settings are results; a missing file is to be tried again."""
+    ended, told = run_cell(cell_of(*settings), tmp_path, Watcher())
+    assert ended == status
+    assert reason in told
+    assert "\n" not in told
+
+
+def test_a_cell_goes_on_after_the_round_it_was_stopped_in(tmp_path):
+    """A stopped cell is not done; run again it ends as one that was never stopped."""
+    config = cell_of("rounds=3")
+    assert run_cell(config, tmp_path, _Stopping()) == (STOPPED, "")
+    with RunStore.read(tmp_path / config.name) as store:
+        assert store.last_round == 1
+    assert run_cell(config, tmp_path, Watcher()) == (Status.DONE, "")
+    assert outcome(tmp_path / config.name) == outcome(run(config, tmp_path / "alone"))
+
+
+def test_a_cell_begun_with_another_default_is_not_gone_on_with(tmp_path):
+    """A run directory of the same name but of other settings is refused, not taken for the cell's."""
+    config = cell_of("rounds=2")
+    run(config.model_copy(update={"seed": 5}), tmp_path)
+    ended, reason = run_cell(config, tmp_path, Watcher())
+    assert ended == Status.BROKEN
+    assert "--overwrite" in reason
+
+
+def test_a_dead_process_spoils_its_cell_only(tmp_path):
+    """A process that is killed ends its cell with a reason, and the next cell gets a new process."""
+    study = load_study(write_study(tmp_path, STUDY.replace("rounds = 2", "rounds = 5000")))
+    first, second = list(make_plan(study, places(study), {}).cells.values())[:2]
+    with Workers(tmp_path / "runs", 1, Room([])) as workers:
+        assert workers.begin(first)
+        os.kill(workers._workers[0].process.pid, signal.SIGKILL)
+        (ended,) = [event for event in workers.events(60) if isinstance(event, Ended)]
+        assert (ended.cell, ended.status) == (first, Status.BROKEN)
+        assert "SIGKILL" in ended.reason
+        assert workers.begin(second)
+        assert workers.running == [second]
+
+
+def test_ctrl_c_stops_after_the_round_and_says_how_to_go_on(tmp_path):
+    """On SIGINT a study ends with code 130 and whole rounds; the same command ends where one ends undisturbed."""
+    text = STUDY.replace("seeds = [0, 1]", "seeds = [0]").replace(
+        "rounds = 2", "rounds = 15, evaluate.every = 15"
+    )
+    path = write_study(tmp_path, text.replace("skewed =", "# skewed ="))
+    arguments = ("study", path, "--runs", tmp_path / "runs", "--jobs", 1)
+    process = start(*arguments)
+    first, second = (
+        cell.digest for cell in make_plan(load_study(path), places(load_study(path)), {}).cells.values()
+    )
+    store = tmp_path / "runs" / CELLS / first / FILE
+    while process.poll() is None and not store.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert errors == f"fedadapt: stopped with 2 cells left; go on with: fedadapt study {path}\n"
+    with RunStore.read(store.parent) as begun:
+        assert begun.last_round < 15
+    assert not (tmp_path / "runs" / CELLS / second).exists()
+    again = start(*arguments)
+    out, errors = again.communicate()
+    assert again.returncode == 0, errors
+    assert "grid 2: trainable=head distribution=iid seed=0  done" in out
+    plan = make_plan(load_study(path), places(load_study(path)), {})
+    for cell in plan.cells.values():
+        alone = run(cell.config, tmp_path / "alone")
+        assert outcome(tmp_path / "runs" / CELLS / cell.digest) == outcome(alone)
+
+
+def test_two_studies_do_not_write_the_same_results(tmp_path):
+    """While one process does a study, a second one is refused."""
+    with Results.write(tmp_path / "grid"), pytest.raises(RunError, match="in use by process"):
+        conduct(load_study(write_study(tmp_path)), tmp_path)
+
+
+def test_results_survive_the_way_to_disk(tmp_path):
+    """What a run wrote down is read back from a results file as from the run; damage is an error in one line."""
+    with Results.write(tmp_path) as results:
+        results.keep(CellResult("a", Status.FAILED, {"seed": 1}, "diverged"))
+        results.keep(CellResult("a", Status.DONE, {"seed": 1}))
+        assert results.cells()["a"].status is Status.DONE
+        results._write(("UPDATE cells SET record = ?", [(b"no record",)]))
+        with pytest.raises(RunError, match="are damaged"):
+            results.cells()
+    (tmp_path / "other.sqlite").write_bytes(b"something else, long enough to be looked at" * 40)
+    with pytest.raises(RunError, match="cannot read results"):
+        Results.read(tmp_path / "other.sqlite")
+
+
+def test_cells_are_compared_by_bytes_and_accuracy(tmp_path):
+    """A rerun agrees within half a point and the same bytes, and with nothing if nothing is written down."""
+    study = load_study(write_study(tmp_path))
+    plan = make_plan(study, places(study)[:1], {})
+    name = plan.cells[1].digest
+    here = {name: CellResult(name, Status.DONE, {}, accuracy=0.5)}
+    for accuracy, agrees in ((0.5, True), (0.504, True), (0.51, False)):
+        there = {name: CellResult(name, Status.DONE, {}, accuracy=accuracy)}
+        assert compare(plan, here, there)[0].agrees is agrees
+    assert not compare(plan, here, {})[0].agrees
+
+
+def test_room_is_what_was_measured():
+    """A first process always starts; a second one if memory is there for what the first took, on the GPU with least."""
+    room = Room([])
+    assert room.fits([]) == 0
+    room.measured(Need(available_bytes() * 2))
+    assert room.fits([]) == 0
+    assert room.fits([(os.getpid(), 0)]) is None
+    gpus = Room([80 * GIBIBYTE, 80 * GIBIBYTE])
+    gpus.measured(Need(1, 20 * GIBIBYTE))
+    assert gpus.fits([(0, 0)]) == 1
+    assert gpus.fits([(0, 0), (0, 1)]) == 0
+    assert gpus.fits([(0, gpu) for gpu in (0, 0, 0, 1, 1, 1)]) is None
+
+
+def test_threads_are_divided(monkeypatch):
+    """Cores are shared out among the cells side by side, within what OMP_NUM_THREADS allows."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert share_out(None, 1) == (1, cores())
+    assert share_out(10**6, 10**6)[1] == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert share_out(1, 5) == (1, 1)
