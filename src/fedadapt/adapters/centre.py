@@ -58,9 +58,9 @@ def client_conv(
     if x.requires_grad:
         # Pooling hands back gradients in another layout, which shortcuts would carry through the whole network.
         x.register_hook(_channels_last)
-    folds = is_worth_folding(conv, x, len(matrix))
+    num_kernels = len(matrix) if is_worth_folding(conv, x, len(matrix)) else 0
     geometry = (conv.stride, conv.padding, conv.dilation)
-    y: Tensor = _ClientConv.apply(x, conv.weight, matrix, conv.bias, geometry, folds)
+    y: Tensor = _ClientConv.apply(x, conv.weight, matrix, conv.bias, geometry, num_kernels)
     return y
 
 
@@ -73,12 +73,12 @@ class _ClientConv(torch.autograd.Function):
         matrix: Tensor,
         bias: Tensor | None,
         geometry: tuple[Sequence[int], ...],
-        folds: bool,
+        num_kernels: int,
     ) -> Tensor:
-        ctx.geometry, ctx.folds = geometry, folds
+        ctx.geometry, ctx.folds = geometry, num_kernels > 0
         clients, (stride, padding, dilation) = len(matrix), geometry
         x = x.contiguous(memory_format=torch.channels_last)
-        if folds:
+        if num_kernels:
             kernels = [_folded(weight, own) for own in matrix]
             parts = [
                 torch.conv2d(own, kernel, bias, stride, padding, dilation)

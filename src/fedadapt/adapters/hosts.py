@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,12 @@ from torch import Tensor, nn
 from fedadapt.adapters.adapter import Fold
 from fedadapt.adapters.centre import client_conv, is_foldable
 from fedadapt.adapters.sites import Site
+
+
+class _Dense(Protocol):
+    """A branch that is one matrix for each client."""
+
+    def matrix(self) -> Float[Tensor, "K D C"]: ...
 
 
 class Beside(nn.Module):
@@ -57,8 +64,9 @@ class BesidePixels(nn.Module):
 
     def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
         if self.joins:
-            matrix = self.adapter.matrix()
-            return client_conv(self.base, x, matrix if self.scaling == 1 else self.scaling * matrix)
+            matrix = cast("_Dense", self.adapter).matrix()
+            conv = cast("nn.Conv2d", self.base)
+            return client_conv(conv, x, matrix if self.scaling == 1 else self.scaling * matrix)
         rows, columns = self.stride
         pixels = x[:, :, ::rows, ::columns].permute(0, 2, 3, 1)
         return torch.add(self.base(x), self.adapter(pixels).permute(0, 3, 1, 2), alpha=self.scaling)
