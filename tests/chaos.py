@@ -39,12 +39,14 @@ KINDS = {
 }
 """What may be killed, and how its process is told from others: by its program, or as one that the test started."""
 
-RECIPE = (
-    TOML.replace("num_clients = 4", "num_clients = 3").replace(
-        "rounds = 3", "rounds = {rounds}\nnorms = {{name = 'local'}}"
-    )
-    + "[engine]\nchunk = 1\n[federation]\nquorum = 1\ndeadline_s = {deadline}\n"
-)
+
+def recipe(rounds: int, deadline_s: float) -> str:
+    """A run file for three sites under SCAFFOLD: what each remembers matters, and so does what the server keeps."""
+    text = TOML.replace("num_clients = 4", "num_clients = 3").replace("limit = 120", "limit = 300")
+    text = text.replace("lr = 0.01", "lr = 0.1\nbatch_size = 16")
+    top = f"rounds = {rounds}\nadapter = {{name = 'full'}}\nnorms = {{name = 'averaged'}}\nalgorithm = {{name = 'scaffold'}}"
+    text = text.replace("rounds = 3", top)
+    return text + f"[engine]\nchunk = 1\n[federation]\nquorum = 1\ndeadline_s = {deadline_s}\n"
 
 
 @dataclass
@@ -69,12 +71,12 @@ class Figures:
 def torment(folder: Path, rounds: int, seed: int, deadline_s: float, kills: int) -> Figures:
     """Runs a federation to its end while each kind of process is killed `kills` times at random instants.
 
-    Kills come in turns: in each, every kind is killed once, in random order and at random instants of one round's
-    length; then it is waited until a round is committed that began after the last of them. Whoever started the
-    server and the sites starts them again, as a service manager would.
+    Kills come in turns: in each, every kind is killed once, in random order, with pauses between them that are drawn
+    up to a third of a round; then it is waited until a round is committed. Whoever started the server and the sites
+    starts them again, as a service manager would.
     """
     draw, figures, begun = random.Random(seed), Figures(rounds=rounds), time.monotonic()
-    with Federation(folder, RECIPE.format(rounds=rounds, deadline=deadline_s)) as federation:
+    with Federation(folder, recipe(rounds, deadline_s)) as federation:
         watch = _Watch(federation)
         federation.serve()
         for client in federation.sites:
@@ -86,7 +88,7 @@ def torment(folder: Path, rounds: int, seed: int, deadline_s: float, kills: int)
                 break
             last = 0.0
             for kind in draw.sample(sorted(KINDS), len(KINDS)):
-                watch.pause(draw.uniform(0, length))
+                watch.pause(draw.uniform(0, length / 3))
                 if watch.kill(kind, draw):
                     figures.kills[kind] += 1
                     last = time.monotonic()

@@ -104,11 +104,11 @@ class Federation:
         runs = f"--runs={self.folder / 'runs'}"
         self.start("server", "serve", self.recipe, runs, "--host=127.0.0.1", f"--port={self.port}", *how)
 
-    def join(self, client: int, *how: str) -> None:
-        """Starts a site, or starts it again; `how` replaces the usual certificate and key."""
+    def join(self, client: int, *how: str, port: int | None = None) -> None:
+        """Starts a site, or starts it again; `how` replaces the usual certificate and key, `port` the server's."""
         site = self.folder / f"site{client}" / "site.toml"
         options = how or self.credentials(client)
-        self.start(f"site{client}", "join", f"127.0.0.1:{self.port}", f"--data={site}", *options)
+        self.start(f"site{client}", "join", f"127.0.0.1:{port or self.port}", f"--data={site}", *options)
 
     def credentials(self, client: int) -> list[str]:
         """How a site usually shows who it is."""

@@ -12,7 +12,7 @@
     │   └── DigestMismatch        6   the frame belongs to another backbone, layout or codec
     ├── ClientError               7   a client's work failed, or its update was refused
     ├── RunError                  8   a run directory that is missing, in use, damaged or full
-    │   └── RoundFailed           8   nobody gave a usable update: training diverged, or the setting cannot work
+    │   └── RoundFailed           8   every client of a study's cell failed: training diverged, or the setting cannot work
     ├── EngineError               9   an engine that cannot carry messages
     └── Interrupted             130   Ctrl-C; everything committed is safe
 
@@ -79,7 +79,7 @@ class RunError(FedadaptError):
 
 
 class RoundFailed(RunError):
-    """A round in which no client gave a usable update; to play it again would give the same."""
+    """Every client failed in the first round of a study's cell; to run it on, or again, would give the same."""
 
 
 class EngineError(FedadaptError):

@@ -28,6 +28,7 @@ ROOMS = {
     "partition": "fedadapt.data.partitions",
     "algorithm": "fedadapt.algorithms",
     "codec": "fedadapt.codecs",
+    "sampling": "fedadapt.federation.sampling",
 }
 """Where the factories of each kind live: a module, or a package of modules."""
 

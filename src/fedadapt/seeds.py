@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -45,14 +46,18 @@ class Seeds:
         return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
 
     def uniform(self, purpose: str, *, round: int = 0, client: int = -1) -> float:
-        """One number from 0 to below 1 for one purpose, at a tenth of what a generator costs.
+        """One number between 0 and 1 for one purpose, at a tenth of what a generator costs.
 
         Example:
-            >>> 0 <= Seeds(7).uniform("dropout", round=3, client=1) < 1
+            >>> 0 < Seeds(7).uniform("dropout", round=3, client=1) < 1
             True
         """
-        # Of 63 bits the upper 53: a float has no room for more, and rounding all of them could give 1.
-        return (self.derive(purpose, round=round, client=client) >> 10) / 2**53
+        # Of 63 bits the upper 52 and a half: a float has no room for more, and neither 0 nor 1 can come out.
+        return ((self.derive(purpose, round=round, client=client) >> 11) + 0.5) / 2**52
+
+    def normal(self, purpose: str, *, round: int = 0, client: int = -1) -> float:
+        """One standard normal number for one purpose, from `uniform`."""
+        return NormalDist().inv_cdf(self.uniform(purpose, round=round, client=client))
 
     def torch(self, purpose: str, *, round: int = 0, client: int = -1) -> torch.Generator:
         """A fresh CPU generator of torch for one purpose."""

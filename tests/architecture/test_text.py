@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 TEXT = {".py", ".md", ".toml", ".txt", ".cfg", ".yml", ".yaml", ".css", ".js", ".html", ".sh", ""}
-NOT_OURS = {"runs", "data", "build", "dist"}
+NOT_OURS = {".git", "runs", "data", "build", "dist"}
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:work|root)/|[A-Z]:\\Users")
 
 

@@ -121,6 +121,18 @@ def test_partition_of_a_million_shows_some(tmp_path, recipe, fedadapt):
     assert "1,000,000 clients, the first 200" in page.read_text(encoding="utf-8")
 
 
+def test_a_run_that_changes_nothing_says_so(tmp_path, recipe, fedadapt):
+    """Every empty round has its cause, and at the end there is a warning; a run of which some rounds count has none."""
+    whole = ("run", recipe, "--set", "rounds=2", "--runs", tmp_path)
+    ended = fedadapt(*whole, "--set", "train.lr=1e30", "--set", "train.batch_size=4")
+    said = " ".join(ended.out.split())
+    assert ended.code == 0
+    assert said.count("empty, the model stays as it was: 4 failed (client 0: training diverged") == 2
+    assert "warning: no round changed the model; in the last one: 4 failed" in said
+    ended = fedadapt(*whole, "--overwrite", "--set", "population.dropout=0.3")
+    assert "warning" not in ended.out
+
+
 def test_compare_as_json(finished, fedadapt):
     """``compare --json`` is a list with one object a run, whose bytes are those of the ledger."""
     ended = fedadapt("compare", finished, finished, "--json")

@@ -326,12 +326,16 @@ def test_a_limit_keeps_so_many_samples():
         assert len(dataset.train) == sum(map(len, clients.train)) == expected
 
 
-def test_everybody_failing_ends_the_run(tmp_path):
-    """A round without a usable update is not committed, and the message has a client's reason."""
-    with pytest.raises(RunError, match=r"round 1: none of 4 clients .* diverged"):
-        run(tiny("train.lr=1e30", "data.num_clients=4", "train.batch_size=4"), tmp_path)
-    with RunStore.read(tmp_path / "tiny") as store:
-        assert store.last_round == 0
+def test_everybody_failing_is_recorded_and_the_run_goes_on(tmp_path):
+    """A rate at which all diverge gives empty rounds with each client's reason, and the model that was begun with."""
+    path = run(tiny("train.lr=1e30", "rounds=2", "train.batch_size=4"), tmp_path)
+    with RunStore.read(path) as store:
+        assert store.last_round == 2
+        assert {record.outcome for record in store.clients()} == {Outcome.FAILED}
+        assert all("training diverged" in record.reason for record in store.clients())
+        torch.testing.assert_close(
+            store.state()["model"], build(tiny()).first_state()["model"], rtol=0, atol=0
+        )
 
 
 def test_replacing_a_run_takes_a_sound_configuration(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 from tiny import tiny
 
 from fedadapt.backbones.weights import save_weights
+from fedadapt.engines.flower.carry import ROUND, Answer, Ask
+from fedadapt.engines.flower.desk import SiteDesk
+from fedadapt.engines.flower.pipe import Parcel
 from fedadapt.errors import ConfigError, RunError
 from fedadapt.experiment.build import build
 from fedadapt.experiment.federated import WEIGHTS, _server_data, _terms, begin
@@ -266,3 +270,26 @@ def test_a_missing_site_file(tmp_path):
     """Says which."""
     with pytest.raises(ConfigError, match="cannot read site file"):
         load_site(tmp_path / "none.toml")
+
+
+def test_a_full_disk_is_one_line_and_the_site_goes_on(server, tmp_path):
+    """An answer that cannot be written down is not given; once there is room again the site goes on as before."""
+    here, there = site(tmp_path / "here"), site(tmp_path / "there")
+    for one in (here, there):
+        one.greet(server.terms, 1)
+        one.answer(server.terms.run, server.request(1), 0)
+    ask = Ask(run=server.terms.run, round=2, client=1, accepted=1).model_dump_json()
+    parcel, desk = Parcel(ROUND, ask, server.request(2).frame), SiteDesk(here)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        failed = Answer.model_validate_json(desk(parcel).text)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "File too large" in failed.failure
+    assert "\n" not in failed.failure
+    assert memories(tmp_path / "here") == [1]
+    assert not list(tmp_path.glob("here/**/*.part"))
+    # The server recorded a failure, so the next request still goes by the first round.
+    after = here.answer(server.terms.run, server.request(3), 1)
+    assert after.frame == there.answer(server.terms.run, server.request(3), 1).frame

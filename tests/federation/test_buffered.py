@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from contracts.cases import federate, first_state, tiny_model, tiny_party
@@ -10,6 +13,9 @@ from fedadapt.algorithms import Update
 from fedadapt.engines.local import LocalEngine
 from fedadapt.federation.buffered import CLOCK, FLIGHT, play_buffered
 from fedadapt.federation.messages import Reply
+from fedadapt.federation.population import Population
+from fedadapt.federation.sampling import Pool
+from fedadapt.federation.sampling.uniform import uniform
 from fedadapt.params import from_bytes, to_bytes
 from fedadapt.registry import create
 from fedadapt.runs.records import Direction, Outcome
@@ -26,11 +32,10 @@ def make_party(buffer=3, **train):
     )
 
 
-def play(party, state, round, *, concurrency=5, change=lambda replies: replies, asked=None):
+def play(party, state, round, *, concurrency=5, slowness=0.0, change=lambda replies: replies, asked=None):
     """One round, with what happens to the replies on their way."""
-    flow = play_buffered(
-        party.algorithm, party.wire, state, round, concurrency=concurrency, num_clients=9, seeds=SEEDS
-    )
+    population = Population(Pool(9), concurrency, SEEDS, uniform(), slowness=slowness)
+    flow = play_buffered(party.algorithm, party.wire, state, round, population)
     requests = next(flow)
     while True:
         if asked is not None:
@@ -145,6 +150,41 @@ def test_failures_free_their_place_and_the_buffer_fills_with_others():
         outcomes = [record.outcome for record in played.clients]
         assert outcomes.count(Outcome.ACCEPTED) == 3
         assert all((r.client % 3 == 0) == (r.outcome is Outcome.FAILED) for r in played.clients)
+
+
+def test_slow_clients_take_longer():
+    """With paces spread, the first arrival of the first round is the least |z| e^(z'_k) of the five who start."""
+    asked = []
+    (played,) = rounds(make_party(buffer=1), 1, slowness=1.0, asked=asked)
+    lasts = [
+        abs(float(SEEDS.numpy("duration", round=1, client=c).standard_normal()))
+        * math.exp(SEEDS.normal("speed", client=c))
+        for c in asked[0][:5]
+    ]
+    assert float(played.state[CLOCK]["now"]) == pytest.approx(min(lasts))
+
+
+def test_why_a_client_under_way_will_not_answer_survives_a_stop():
+    """Who drops out lands as absent, also when it does so in a later round, after the state was on disk."""
+
+    def change(replies):
+        gone = Reply(0, 0, failure="dropped out", outcome=Outcome.ABSENT)
+        return [replace(gone, round=r.round, client=r.client) if r.client % 2 else r for r in replies]
+
+    first = play(make_party(), first_state(make_party()), 1)
+    gone = play(make_party(), first.state, 2, change=change)
+    later = rounds(make_party(), 8, state=from_bytes(to_bytes(gone.state)), first=3)
+    records = [record for played in later for record in played.clients]
+    lost = {r.client for r in records if (r.outcome, r.reason) == (Outcome.ABSENT, "dropped out")}
+    assert lost
+    assert lost <= set(in_flight(gone.state))
+
+
+def test_a_round_in_which_everybody_fails_ends(monkeypatch):
+    """After so many arrivals for each update wanted, however many clients are left to ask."""
+    monkeypatch.setattr("fedadapt.federation.buffered.MAX_ARRIVALS", 2)
+    (played,) = rounds(make_party(buffer=2), 1, change=lambda replies: [])
+    assert len(played.clients) == 4
 
 
 def test_strays_only_cost_bytes():

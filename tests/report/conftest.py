@@ -181,11 +181,17 @@ class Browser:
         """What a script says in the page."""
         return self.driver.execute_script(f"return {script}")
 
-    def wait(self, condition: Callable[[], bool]) -> None:
+    def wait(self, condition: Callable[[], bool], *ignored: type[Exception]) -> None:
         """Waits until `condition` holds; the limit only stops what hangs."""
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.driver, 400).until(lambda _: condition())
+        WebDriverWait(self.driver, 400, ignored_exceptions=ignored).until(lambda _: condition())
+
+    def wait_for_reload(self, condition: Callable[[], bool]) -> None:
+        """Waits until `condition` holds of a page that reads itself again, and may be away when it is asked."""
+        from selenium.common.exceptions import JavascriptException
+
+        self.wait(condition, JavascriptException)
 
     def press_enter(self, selector: str) -> None:
         """Presses the enter key on the first element that `selector` finds."""

@@ -6,6 +6,7 @@ import pytest
 
 from fedadapt.report.page import write_page
 from fedadapt.report.partition import partition_page
+from fedadapt.runs.store import RunStore
 
 EVIL = "<script>document.title = 'taken'</script><b>bold</b>"
 
@@ -85,3 +86,24 @@ def test_a_figure_is_saved_for_paper(browser, pages):
     assert "rgb(231, 234, 238)" not in text
     assert browser.log() == []
     assert [url for url in browser.requests() if url.startswith("http")] == []
+
+
+def test_a_live_page_follows_the_run(browser, make_lasting_run, make_round, tmp_path):
+    """The page shows each round that was written, where the reader was and with what he opened, until the end."""
+    path = make_lasting_run(accuracies=(0.1, 0.2), planned=3)
+    page = write_page([path], tmp_path / "live.html", live_s=1)
+    browser.open(page)
+    leave = "(document.querySelector('figure details').open = true, window.scrollTo(0, 700), true)"
+    browser.wait_for_reload(lambda: browser.ask(leave))
+    rounds = "document.querySelector('.facts div:nth-child(4)').textContent"
+    seen = "[document.querySelector('figure details').open, document.querySelectorAll('details[open]').length, scrollY]"
+    for number, told in ((2, "rounds, running2 of 3"), (3, "rounds, finished3")):
+        with RunStore.open(path) as store:
+            store.commit(make_round(number, {"accuracy": 0.3}))
+            write_page([path], page, live_s=1)
+            browser.wait_for_reload(lambda told=told: browser.ask(rounds) == told)
+        browser.wait_for_reload(lambda: browser.ask(seen) == [True, 1, 700])
+    browser.wait(lambda: browser.ask("document.documentElement.dataset.drawn"))
+    assert browser.ask("document.documentElement.dataset.refresh") is None
+    assert browser.log() == []
+    assert {url for url in browser.requests() if not url.startswith(("data:", "blob:"))} == {page.as_uri()}

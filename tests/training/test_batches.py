@@ -24,13 +24,14 @@ def test_each_epoch_uses_each_sample_once(count, batch, epochs, seed):
         assert (flat[count:] == PADDING).all()
 
 
-def batches_of(clients, *, round=1, epochs=2, seed=0):
+def batches_of(clients, *, round=1, epochs=2, seed=0, efforts=()):
     """Each client's real images and labels, step by step, as the cohort of `clients` sees them."""
     indices, split = client_indices(), tiny_split()
     seen = {client: [] for client in clients}
     for batch in cohort_batches(
         split, [indices[c] for c in clients], clients,
         round=round, seeds=Seeds(seed), batch_size=4, epochs=epochs, augment=Augment(pad=2, flip=True),
+        efforts=efforts,
     ):  # fmt: skip
         assert batch.images.dtype == torch.uint8
         assert not (batch.labels * ~batch.mask).any()
@@ -84,3 +85,14 @@ def test_without_augmentation_images_are_those_of_the_split():
     assert sorted(i.flatten().tolist() for i in images) == sorted(
         i.flatten().tolist() for i in split.images[own]
     )
+
+
+def test_part_of_the_work_is_its_first_steps():
+    """At a share of 0.3 a client sees the first three tenths of its steps, rounded up, as if it did all of them."""
+    clients = list(range(len(SIZES)))
+    whole = batches_of(clients)
+    part = batches_of(clients, efforts=[0.3 if client % 2 else 1.0 for client in clients])
+    for client in clients:
+        steps = len(whole[client])
+        taken = -(-3 * steps // 10) if client % 2 else steps
+        assert same(part[client], whole[client][:taken])

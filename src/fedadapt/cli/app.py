@@ -22,6 +22,7 @@ from fedadapt.cli import (
     run,
     serve,
     study,
+    watch,
 )
 from fedadapt.errors import FedadaptError
 
@@ -37,6 +38,7 @@ for name, command in (
     ("resume", resume.command),
     ("plan", plan.command),
     ("partition", partition.command),
+    ("watch", watch.command),
     ("report", report.command),
     ("study", study.command),
     ("results", results.command),

@@ -18,3 +18,8 @@ SetOption = Annotated[
 ]
 RunsFolderOption = Annotated[Path, typer.Option("--runs", help="Where run directories are.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MetricsPortOption = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="Answer scrapes of Prometheus on this port.", show_default=False),
+]
+MetricsHostOption = Annotated[str, typer.Option(help="The interface for scrapes.")]

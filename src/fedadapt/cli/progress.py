@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fedadapt.experiment.build import Experiment
 from fedadapt.experiment.run import Watcher
 from fedadapt.report.tables import format_bytes
-from fedadapt.runs.records import Direction, Outcome, RoundRecord
+from fedadapt.runs.records import Direction, Outcome, RoundRecord, absences
 
 
 class ProgressWatcher(Watcher):
@@ -20,6 +20,7 @@ class ProgressWatcher(Watcher):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._moved = 0
+        self._only_empty: str | None = ""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -41,6 +42,13 @@ class ProgressWatcher(Watcher):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        if kind is None and self._only_empty:
+            self._console.print(
+                f"warning: no round changed the model; in the last one: {self._only_empty}; "
+                "look at train.lr, train.clip_norm and section population of the recipe",
+                highlight=False,
+                markup=False,
+            )
 
     def begin(self, experiment: Experiment, last_round: int) -> None:
         """Says what is about to run."""
@@ -53,6 +61,7 @@ class ProgressWatcher(Watcher):
         )
         if last_round:
             self._console.print(f"going on after round {last_round}")
+            self._only_empty = None
         self._progress.update(self._rounds, total=config.rounds, completed=last_round)
 
     def clients(self, round: int, cohort: int, done: int) -> None:
@@ -78,8 +87,14 @@ class ProgressWatcher(Watcher):
             f"up {format_bytes(by_way[Direction.UPLOAD])}",
         ]
         lost = sum(client.outcome is not Outcome.ACCEPTED for client in record.clients)
-        parts += [f"{lost} clients lost"] if lost else []
+        parts += [f"{lost} clients lost"] if lost and not record.empty else []
         parts += [f"{record.wall_s:.1f} s"]
         self._console.print("  ".join(part for part in parts if part))
+        if record.empty:
+            said = absences(record.clients) or "nobody was there to be asked"
+            self._console.print(f"  empty, the model stays as it was: {said}", highlight=False, markup=False)
+            self._only_empty = said if self._only_empty is not None else None
+        else:
+            self._only_empty = None
         self._progress.update(self._rounds, completed=record.round, note=f"{format_bytes(self._moved)} moved")
         self._progress.update(self._clients, completed=0)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedadapt.cli.options import RecipeArgument, RunsFolderOption, SetOption
+from fedadapt.cli.options import (
+    MetricsHostOption,
+    MetricsPortOption,
+    RecipeArgument,
+    RunsFolderOption,
+    SetOption,
+)
 from fedadapt.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -24,13 +31,22 @@ def command(
     site: Annotated[
         list[str], typer.Option(metavar="NUMBER=KEY.pub", help="A site's number and public key; repeatable.")
     ] = [],  # noqa: B006
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = "127.0.0.1",
     *,
     insecure: Annotated[bool, typer.Option("--insecure", help="No TLS and no keys; loopback only.")] = False,
+    prepare: Annotated[
+        Path | None,
+        typer.Option(help="Start nothing: begin the run, and write the app for `flwr run` to this folder."),
+    ] = None,
 ) -> None:
     """Lead a federation between real sites: start Flower's server, wait for sites, play the rounds."""
     from fedadapt.engines.flower import require_flower
 
     require_flower()
+    if prepare is not None:
+        _prepare(recipe, settings, runs, prepare)
+        return
     if insecure and host not in LOOPBACK:
         raise ConfigError(
             f"--insecure works on the loopback interface only, got --host {host}; add --host 127.0.0.1"
@@ -50,6 +66,7 @@ def command(
     from fedadapt.engines.flower.server import Address, FlowerServer
     from fedadapt.experiment import load_config
     from fedadapt.experiment.federated import begin, rounds_done, write_numbers
+    from fedadapt.report.prometheus import exposed
     from fedadapt.runs.log import LOG
 
     config = load_config(recipe, settings)
@@ -66,9 +83,23 @@ def command(
         lambda nodes: write_numbers(path, nodes),
         typer.echo,
     )
-    with follow(path / LOG, typer.echo):
+    with (
+        follow(path / LOG, typer.echo),
+        nullcontext() if metrics_port is None else exposed(path, metrics_port, metrics_host),
+    ):
         server.keep_going()
     typer.echo(f"done: {path}   see it with: fedadapt report {path}")
+
+
+def _prepare(recipe: Path, settings: list[str], runs: Path, folder: Path) -> None:
+    """For a SuperLink that somebody else keeps."""
+    from fedadapt.engines.flower.processes import write_bundle
+    from fedadapt.experiment import load_config
+    from fedadapt.experiment.federated import begin
+
+    path = begin(load_config(recipe, settings), runs)
+    write_bundle(folder, path)
+    typer.echo(f"begun: {path}   play it with: flwr run {folder}")
 
 
 def _keys(sites: list[str]) -> dict[int, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,7 @@ def cohort_batches(
     batch_size: int,
     epochs: int,
     augment: Augment,
+    efforts: Sequence[float] = (),
     purpose: str = "batches",
 ) -> Iterator[Batch]:
     """The local steps of a cohort, one batch at a time.
@@ -71,19 +73,21 @@ def cohort_batches(
         batch_size: B, for each client.
         epochs: passes over a client's samples.
         augment: applied to every image.
+        efforts: the share of its steps that each client takes, rounded up; none for all of them.
         purpose: of the random draws; each stretch of a round's local training has its own.
     """
     tables, tops, lefts, mirrors = [], [], [], []
-    for own, client in zip(indices, clients, strict=True):
+    for own, client, effort in zip(indices, clients, efforts or [1.0] * len(clients), strict=True):
         generator = seeds.torch(purpose, round=round, client=client)
         places = schedule(len(own), batch_size, epochs, generator)
         draws = augment.draw(places.numel(), generator)
-        tables.append(
-            torch.where(places == PADDING, PADDING, own[places.clamp(min=0)]) if len(own) else places
-        )
-        tops.append(draws.top.view_as(places))
-        lefts.append(draws.left.view_as(places))
-        mirrors.append(draws.mirror.view_as(places))
+        # Drawn for all steps and then cut off: the steps taken are the first ones of the whole work.
+        taken = math.ceil(effort * len(places))
+        table = torch.where(places == PADDING, PADDING, own[places.clamp(min=0)]) if len(own) else places
+        tables.append(table[:taken])
+        tops.append(draws.top.view_as(places)[:taken])
+        lefts.append(draws.left.view_as(places)[:taken])
+        mirrors.append(draws.mirror.view_as(places)[:taken])
     rows = torch.nn.utils.rnn.pad_sequence(tables, batch_first=True, padding_value=PADDING)
     top, left, mirror = (torch.nn.utils.rnn.pad_sequence(d, batch_first=True) for d in (tops, lefts, mirrors))
     for step in range(rows.shape[1]):

@@ -24,8 +24,10 @@ from fedadapt.data.holdout import split_off
 from fedadapt.data.skew import label_counts
 from fedadapt.errors import ConfigError
 from fedadapt.experiment.config import RunConfig
+from fedadapt.experiment.population import build_population
 from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import ExchangePlan, make_plan
+from fedadapt.federation.population import Population
 from fedadapt.federation.serve import Party
 from fedadapt.params import Group, Params, Streams
 from fedadapt.seeds import Seeds
@@ -63,6 +65,7 @@ class Experiment:
     algorithm: Algorithm
     plan: ExchangePlan
     wire: Wire
+    population: Population
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -83,6 +86,11 @@ class Experiment:
             seeds=self.seeds,
             memory=memory,
         )
+
+    def num_steps(self, client: int) -> int:
+        """The local steps that a client's whole work is in a round."""
+        train = self.config.train
+        return train.epochs * -(-len(self.clients.train[client]) // train.batch_size)
 
     @property
     def bytes_once(self) -> int:
@@ -171,6 +179,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     build_backbone = config.backbone.create("backbone")
     device = config.train.resolve_device()
     dataset, measured_on, clients = load(config)
+    population = build_population(config, clients.held, seeds, algorithm, delta=coding["delta"])
     backbone = build_backbone(dataset.num_classes, seeds.torch("backbone"))
     channels = dataset.train.images.shape[1]
     mean, std = backbone.mean or dataset.mean, backbone.std or dataset.std
@@ -188,7 +197,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     algorithm = algorithm.settle(
         Setting(
             config.data.num_clients,
-            config.cohort or config.data.num_clients,
+            population.cohort,
             config.train,
             trained=frozenset(row.group for row in plan.rows if row.trained),
             shared=frozenset(plan.groups()),
@@ -201,7 +210,19 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         plan, backbone_digest=model.digest, seeds=seeds, norm_bound=config.federation.norm_bound, **coding
     )
     return Experiment(
-        config, seeds, dataset, measured_on, clients, backbone, model, algorithm, plan, wire, mean, std
+        config,
+        seeds,
+        dataset,
+        measured_on,
+        clients,
+        backbone,
+        model,
+        algorithm,
+        plan,
+        wire,
+        population,
+        mean,
+        std,
     )
 
 

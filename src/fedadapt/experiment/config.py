@@ -66,6 +66,39 @@ class EngineConfig(Section):
     chunk: int | None = Field(default=None, ge=1, description="clients trained together; none: by itself")
 
 
+class PopulationConfig(Section):
+    """Who is asked, and how simulated clients behave; between real sites both show by themselves."""
+
+    sampling: Choice = Choice(name="uniform")
+    over_selection: float = Field(
+        default=1.0,
+        ge=1,
+        le=10,
+        description="clients asked for each update wanted; the first who are done count",
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, le=1, description="probability that a client asked does not answer"
+    )
+    step_s: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="seconds of a local step on a median device"
+    )
+    slowness: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="spread of devices: sigma of the log-normal factor on their time",
+    )
+    deadline_s: float | None = Field(
+        default=None, gt=0, description="seconds after which updates come too late; none: all are waited for"
+    )
+    least_work: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="smallest share of its local steps that a client takes; drawn up to 1",
+    )
+
+
 class FederationConfig(Section):
     """What a server takes from its clients, and when a round between real sites closes; a simulation does not wait."""
 
@@ -105,6 +138,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     engine: EngineConfig = EngineConfig()
+    population: PopulationConfig = PopulationConfig()
     federation: FederationConfig = FederationConfig()
 
 

@@ -17,7 +17,7 @@ from fedadapt.engines.engine import Engine
 from fedadapt.engines.flower.mandate import Mandate, Patience
 from fedadapt.errors import ConfigError, RunError
 from fedadapt.experiment.build import Clients, Experiment, build, load_data, manifest
-from fedadapt.experiment.config import RunConfig
+from fedadapt.experiment.config import PopulationConfig, RunConfig
 from fedadapt.experiment.run import StoredMemory, Watcher, play_on, rebuild
 from fedadapt.federation.handshake import Terms
 from fedadapt.runs import log as run_log
@@ -34,6 +34,11 @@ def begin(config: RunConfig, folder: Path) -> Path:
         ConfigError: the recipe cannot work between sites.
         RunError: the directory holds another run.
     """
+    if config.population != PopulationConfig():
+        raise ConfigError(
+            "section population is about simulated clients, but sites come and go by themselves; leave it out, and say "
+            "in section federation when a round closes"
+        )
     quorum, asked = config.federation.quorum, config.cohort or config.data.num_clients
     if quorum > asked:
         raise ConfigError(f"federation.quorum is {quorum}, but only {asked} clients are asked in a round")

@@ -10,7 +10,6 @@ from fedadapt.experiment.build import Experiment
 from fedadapt.federation.frame import Kind, framing_bytes
 from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import Travel
-from fedadapt.federation.sampling import sample_cohort
 from fedadapt.federation.serve import UPLOAD_SCALARS
 from fedadapt.federation.versions import WHOLE, Track, Version
 from fedadapt.params import Group
@@ -23,7 +22,7 @@ _STEP_SCALARS = 2
 
 
 def forecast(experiment: Experiment) -> dict[str, Any]:
-    """The exchange plan in numbers, as plain JSON values, if every client answers.
+    """The exchange plan in numbers, as plain JSON values, if as many clients answer as are wanted.
 
     Returns:
         ``groups``: for each group what happens to it, its tensors and values, and the bytes of it in one
@@ -37,18 +36,19 @@ def forecast(experiment: Experiment) -> dict[str, Any]:
     """
     config, plan, wire = experiment.config, experiment.plan, experiment.wire
     sizes = section_bytes(wire, Kind.UPLOAD)
-    cohort = min(config.cohort or config.data.num_clients, config.data.num_clients)
+    cohort, asks = experiment.population.cohort, experiment.population.asks
     scalars = len(UPLOAD_SCALARS) + len(experiment.algorithm.local.scalars)
     messages = {
         "download": message_bytes(wire, Kind.DOWNLOAD, len(experiment.algorithm.downloads), 0),
         "upload": message_bytes(wire, Kind.UPLOAD, len(experiment.algorithm.uploads), scalars),
     }
-    rounds = {way: None if size is None else cohort * size for way, size in messages.items()}
-    down, seen = _downloads(experiment, cohort, messages["download"])
+    counts = {"download": asks, "upload": cohort}
+    rounds = {way: None if size is None else counts[way] * size for way, size in messages.items()}
+    down, seen = _downloads(experiment, messages["download"])
     up = None if rounds["upload"] is None else config.rounds * rounds["upload"]
     run = None if down is None or up is None else down + up
     full = 4 * experiment.backbone.num_parameters
-    full_round = cohort * (2 * full + framing_bytes(0, 3) + framing_bytes(len(UPLOAD_SCALARS), 3))
+    full_round = asks * (full + framing_bytes(0, 3)) + cohort * (full + framing_bytes(len(UPLOAD_SCALARS), 3))
     once = experiment.bytes_once
     with_backbone = None if run is None or seen is None else run + seen * once
     both = None if None in rounds.values() else sum(size or 0 for size in rounds.values())
@@ -111,25 +111,24 @@ def message_bytes(wire: Wire, kind: Kind, num_streams: int, num_scalars: int) ->
     return num_streams * sum(known) + framing_bytes(num_scalars, num_streams * len(sizes))
 
 
-def _downloads(experiment: Experiment, cohort: int, message: int | None) -> tuple[int | None, int | None]:
+def _downloads(experiment: Experiment, message: int | None) -> tuple[int | None, int | None]:
     """Bytes of all downloads of the run, and how many clients are asked; each None if it cannot be told."""
-    config, wire = experiment.config, experiment.wire
-    clients, rounds = config.data.num_clients, config.rounds
-    if cohort == clients:
-        seen: int | None = clients
-    elif rounds * cohort > MAX_FORETOLD:
-        seen = None
-    else:
-        chosen = (sample_cohort(clients, cohort, number, experiment.seeds) for number in range(1, rounds + 1))
-        seen = len({client for each in chosen for client in each})
-    if message is None or (wire.delta and rounds * cohort > MAX_FORETOLD):
+    population, wire, rounds = experiment.population, experiment.wire, experiment.config.rounds
+    total, clients = rounds * population.asks, population.pool.num_clients
+    seen: int | None = None
+    if population.asks == clients and population.sampling.even:
+        seen = clients
+    elif total <= MAX_FORETOLD:
+        chosen = [client for number in range(1, rounds + 1) for client in population.asked(number)]
+        total, seen = len(chosen), len(set(chosen))
+    if message is None or (wire.delta and total > MAX_FORETOLD):
         return None, seen
     if not wire.delta:
-        return rounds * cohort * message, seen
-    return _steps(experiment, cohort, section_bytes(wire, Kind.DOWNLOAD)), seen
+        return total * message, seen
+    return _steps(experiment, section_bytes(wire, Kind.DOWNLOAD)), seen
 
 
-def _steps(experiment: Experiment, cohort: int, sizes: Mapping[Group, int | None]) -> int:
+def _steps(experiment: Experiment, sizes: Mapping[Group, int | None]) -> int:
     """Bytes of all downloads as steps, by keeping the server's books over packets of the right sizes."""
     streams = {stream: dict(experiment.model.start) for stream in experiment.algorithm.downloads}
     streams = {s: {n: t for n, t in p.items() if n in experiment.plan.layout()} for s, p in streams.items()}
@@ -140,7 +139,7 @@ def _steps(experiment: Experiment, cohort: int, sizes: Mapping[Group, int | None
     for number in range(1, experiment.config.rounds + 1):
         # The first model is the one that every client starts from.
         track = track.extended(Version(number, streams), empty if number == 1 else step)
-        asked = sample_cohort(experiment.config.data.num_clients, cohort, number, experiment.seeds)
+        asked = experiment.population.asked(number)
         for base, count in Counter(track.base(client) for client in asked).items():
             steps = [] if base == WHOLE else [track.steps[n] for n in range(base + 1, number + 1)]
             num_bytes = whole if base == WHOLE else sum(len(section) for one in steps for section in one)

@@ -16,16 +16,16 @@ from pathlib import Path
 
 from fedadapt.engines.engine import Engine
 from fedadapt.engines.local import LocalEngine
-from fedadapt.errors import Interrupted, RoundFailed, RunError
+from fedadapt.engines.population import PopulationEngine
+from fedadapt.errors import Interrupted, RunError
 from fedadapt.experiment.build import Experiment, LoadData, build, build_data, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.federation.buffered import play_buffered
 from fedadapt.federation.round import Played, play
-from fedadapt.federation.sampling import sample_cohort
 from fedadapt.federation.serve import predicting
 from fedadapt.params import Streams, stack
 from fedadapt.runs.lock import acquire
-from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
+from fedadapt.runs.records import ClientRecord, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
 from fedadapt.training.denormals import flushed_denormals
 from fedadapt.training.evaluate import evaluate, evaluate_clients
@@ -144,7 +144,8 @@ def rebuild(store: RunStore, load: LoadData = build_data) -> Experiment:
 
 def _simulate(experiment: Experiment, store: RunStore, watcher: Watcher) -> None:
     memory = StoredMemory(store)
-    engine = LocalEngine(experiment.party(memory), experiment.config.engine.chunk)
+    trained = LocalEngine(experiment.party(memory), experiment.config.engine.chunk)
+    engine = PopulationEngine(trained, experiment.population, experiment.num_steps)
     play_on(experiment, store, engine, memory, watcher)
 
 
@@ -161,7 +162,7 @@ def play_on(
         watcher: told of progress.
 
     Raises:
-        RunError: a round cannot be committed, or nobody could do his part in it.
+        RunError: a round cannot be committed.
         EngineError: messages cannot be carried.
         Interrupted: Ctrl-C; everything up to the last round is on disk.
     """
@@ -179,9 +180,7 @@ def play_on(
                     f"stopped after round {number - 1} of {config.rounds}; go on with: fedadapt resume {store.path}"
                 )
             begun, cpu_begun = time.perf_counter(), time.process_time()
-            cohort = sample_cohort(
-                config.data.num_clients, config.cohort or config.data.num_clients, number, experiment.seeds
-            )
+            cohort = experiment.population.asked(number)
             engine.on_clients = partial(watcher.clients, number, len(cohort))
             played = _drive(experiment, engine, state, number, cohort)
             state = played.state
@@ -207,30 +206,17 @@ def play_on(
 
 
 def _drive(experiment: Experiment, engine: Engine, state: Streams, number: int, cohort: list[int]) -> Played:
+    """One round. That nobody gave a usable update is no reason to stop: it is recorded, and the next round may do."""
     algorithm, wire = experiment.algorithm, experiment.wire
     flow = play(algorithm, wire, state, number, cohort)
     if algorithm.server.buffer is not None:
-        flow = play_buffered(
-            algorithm,
-            wire,
-            state,
-            number,
-            concurrency=len(cohort),
-            num_clients=experiment.config.data.num_clients,
-            seeds=experiment.seeds,
-        )
+        flow = play_buffered(algorithm, wire, state, number, experiment.population)
     try:
         requests = next(flow)
         while True:
             requests = flow.send(engine.exchange(requests))
     except StopIteration as stop:
         played: Played = stop.value
-    if all(record.outcome is not Outcome.ACCEPTED for record in played.clients):
-        first = played.clients[0]
-        raise RoundFailed(
-            f"round {number}: none of {len(played.clients)} clients gave a usable update; "
-            f"client {first.client} {first.outcome}: {first.reason}"
-        )
     return played
 
 

@@ -16,16 +16,19 @@ from torch import Tensor
 from fedadapt.algorithms import Algorithm, Update
 from fedadapt.federation.frame import Kind, unpack
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
+from fedadapt.federation.population import Population
 from fedadapt.federation.round import Played, accept
 from fedadapt.params import Params, Streams
-from fedadapt.runs.records import FRAMING, ClientRecord, Direction, LedgerEntry
-from fedadapt.seeds import Seeds
+from fedadapt.runs.records import FRAMING, ClientRecord, Direction, LedgerEntry, Outcome
 
 CLOCK = "clock"
 """The stream of the state that holds the time."""
 
 FLIGHT = "flight"
 """The stream that holds what is on its way: for each client round and time of arrival, then its frame, byte by byte."""
+
+MAX_ARRIVALS = 16
+"""Clients that a round waits for, for each update that it wants."""
 
 _PATIENCE = 64
 """How often a client that is free is looked for before all are looked at."""
@@ -53,25 +56,21 @@ def play_buffered(
     wire: Wire,
     state: Streams,
     round: int,
-    *,
-    concurrency: int,
-    num_clients: int,
-    seeds: Seeds,
+    population: Population,
 ) -> Generator[list[Request], Sequence[Reply], Played]:
     """Plays until the buffer is full, and takes one step.
 
-    `concurrency` clients are at work at any time. How long each takes is drawn from a seeded clock, ``|z|`` with z
-    standard normal; whenever one arrives another one starts, on the model of this round. A client is asked at most
-    once a round. If so many fail that the buffer cannot be filled, the step is taken with what there is.
+    A cohort of clients is at work at any time. How long each takes is drawn from a seeded clock, ``|z|`` with z
+    standard normal, times the pace of the client; whenever one arrives another one starts, on the model of this round.
+    A client is asked at most once a round. If so many fail that the buffer is not full after `MAX_ARRIVALS` for each
+    update wanted, or nobody is left to ask, the step is taken with what there is.
 
     Args:
         algorithm: the technique; its server says how many updates fill the buffer.
         wire: how to write and read frames.
         state: the server's before the round.
         round: counted from 1.
-        concurrency: clients at work at a time.
-        num_clients: registered.
-        seeds: of the run.
+        population: who there is, and how many are at work at a time.
 
     Yields:
         Lists of requests, usually one; the driver sends back the replies.
@@ -87,11 +86,11 @@ def play_buffered(
     frame = wire.write(Kind.DOWNLOAD, round, EVERYONE, {s: state[s] for s in algorithm.downloads}, ())
     sent = wire.tally(unpack(frame, max_bytes=len(frame)))
     now, working = _take_off(state)
-    draw = _Draw(seeds, round, num_clients, {job.client for job in working})
+    concurrency, draw = population.cohort, _Draw(population, round, {job.client for job in working})
     updates: list[Update] = []
     records: list[ClientRecord] = []
     ledger: list[LedgerEntry] = []
-    while len(updates) < wanted:
+    while len(updates) < wanted and len(records) < MAX_ARRIVALS * wanted:
         # The clock first: who starts and who arrives does not depend on what they send, so that all who start on this
         # model train together.
         starting: list[int] = []
@@ -136,10 +135,11 @@ def play_buffered(
 class _Draw:
     """Who starts next in a round, and how long it takes, from seeds by round and client."""
 
-    def __init__(self, seeds: Seeds, round: int, num_clients: int, busy: set[int]) -> None:
-        self._seeds, self._round, self._num_clients = seeds, round, num_clients
+    def __init__(self, population: Population, round: int, busy: set[int]) -> None:
+        self._population, self._round = population, round
+        self._num_clients = population.pool.num_clients
         self._used = set(busy)
-        self._generator = seeds.numpy("dispatch", round=round)
+        self._generator = population.seeds.numpy("dispatch", round=round)
 
     def client(self) -> int | None:
         """A client that is neither at work nor was asked in this round; None if there is none."""
@@ -157,18 +157,20 @@ class _Draw:
 
     def duration(self, client: int) -> float:
         """How long a client is at work."""
-        return abs(float(self._seeds.numpy("duration", round=self._round, client=client).standard_normal()))
+        generator = self._population.seeds.numpy("duration", round=self._round, client=client)
+        return abs(float(generator.standard_normal())) * self._population.pace(client)
 
 
 def _land(now: float, working: Sequence[_Job]) -> Streams:
     """The clock and what is on its way, as tensors. What failed lands as a frame of no bytes, with its reason."""
     flight: Params = {}
     for job in sorted(working):
-        reply = job.reply or Reply(job.round, job.client, failure="no reply")
+        reply = job.reply or Reply(job.round, job.client, failure="no reply", outcome=Outcome.ABSENT)
         when = torch.tensor([float(job.round), job.arrives], dtype=torch.float64)
         flight[f"{job.client}.when"] = when
         flight[f"{job.client}.frame"] = _bytes(reply.frame)
         flight[f"{job.client}.failure"] = _bytes(reply.failure.encode())
+        flight[f"{job.client}.outcome"] = _bytes(reply.outcome.encode())
     return {CLOCK: {"now": torch.tensor(now, dtype=torch.float64)}, FLIGHT: flight}
 
 
@@ -182,8 +184,10 @@ def _take_off(state: Streams) -> tuple[float, list[_Job]]:
         if part == "when":
             round_, arrives = flight[name].tolist()
             body = flight[f"{client}.frame"].numpy().tobytes()
-            failure = flight[f"{client}.failure"].numpy().tobytes().decode()
-            reply = Reply(int(round_), int(client), body, failure)
+            failure, outcome = (
+                flight[f"{client}.{part}"].numpy().tobytes().decode() for part in ("failure", "outcome")
+            )
+            reply = Reply(int(round_), int(client), body, failure, Outcome(outcome))
             working.append(_Job(arrives, int(client), int(round_), reply))
     heapq.heapify(working)
     return float(state[CLOCK]["now"]), working

@@ -12,7 +12,7 @@ from fedadapt.errors import FrameError
 from fedadapt.federation.frame import MAX_SECTIONS, Frame, Identity, Kind, check_identity, unpack
 from fedadapt.federation.plan import ExchangePlan
 from fedadapt.params import Group, Params, Streams, is_finite
-from fedadapt.runs.records import FRAMING
+from fedadapt.runs.records import FRAMING, Outcome
 from fedadapt.seeds import Seeds
 
 EVERYONE = -1
@@ -27,11 +27,13 @@ class Request:
         round: counted from 1.
         client: who is asked.
         frame: a download; the same object for all clients that get the same bytes.
+        effort: the share of its local steps that a simulated client takes; it is not sent.
     """
 
     round: int
     client: int
     frame: bytes
+    effort: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,15 @@ class Reply:
         round: as asked.
         client: who answers.
         frame: an upload; empty if the client's work failed.
-        failure: one line, if it failed.
+        failure: one line, if there is none.
+        outcome: what the failure counts as. A server never takes it from a client.
     """
 
     round: int
     client: int
     frame: bytes = b""
     failure: str = ""
+    outcome: Outcome = Outcome.FAILED
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def play(
         wire: how to write and read frames.
         state: the server's before the round.
         round: counted from 1.
-        cohort: whom to ask.
+        cohort: whom to ask; nobody's round changes nothing.
 
     Yields:
         One list of requests; the driver sends back the replies.
@@ -102,7 +102,7 @@ def accept(
     if reply is None:
         return None, ClientRecord(round, client, Outcome.ABSENT, reason="no reply"), {}
     if reply.failure:
-        return None, ClientRecord(round, client, Outcome.FAILED, reason=reply.failure), {}
+        return None, ClientRecord(round, client, reply.outcome, reason=reply.failure), {}
     try:
         expected = len(UPLOAD_SCALARS) + len(algorithm.local.scalars)
         message = wire.read(reply.frame, Kind.UPLOAD, round, client, algorithm.uploads, expected)

@@ -151,6 +151,7 @@ def _train_cohort(able: Sequence[tuple[Request, Streams]], party: Party) -> list
     requests = [request for request, _ in able]
     clients, round_ = [request.client for request in requests], requests[0].round
     rule, plan = party.algorithm.local, party.wire.plan
+    efforts = [request.effort for request, _ in able]
     device = next(iter(party.model.start.values())).device
     download = _stack_streams([streams for _, streams in able], device)
     memory = _stack_streams([_recall(party, client) for client in clients], device)
@@ -161,7 +162,7 @@ def _train_cohort(able: Sequence[tuple[Request, Streams]], party: Party) -> list
     start = {name: whole[name] for name in learnt}
     nothing = torch.zeros(len(clients), dtype=torch.int64)
     begun = Work(start, start, nothing, lr, party.train, download, memory, _start_loss(party, whole, clients))
-    trained = _train_phases(party, clients, round_, begun, whole)
+    trained = _train_phases(party, clients, efforts, round_, begun, whole)
     end = {name: trained.params[name] for name in learnt}
     done = replace(begun, end=end, num_steps=trained.num_steps)
     upload, kept = rule.finish(done)
@@ -204,8 +205,13 @@ def _start_loss(party: Party, whole: Params, clients: Sequence[int]) -> Float[Te
     return mean_losses(party.model, whole, party.split, indices, party.mean, party.std)
 
 
-def _train_phases(party: Party, clients: Sequence[int], round: int, begun: Work, whole: Params) -> Trained:
-    """Local training in the phases of the algorithm, each from where the one before ended."""
+def _train_phases(
+    party: Party, clients: Sequence[int], efforts: Sequence[float], round: int, begun: Work, whole: Params
+) -> Trained:
+    """Local training in the phases of the algorithm, each from where the one before ended.
+
+    Who does less than all does so in every phase, so that what a later phase trains is not always left out.
+    """
     phases = party.algorithm.local.phases
     left = party.train.epochs - sum(phase.epochs or 0 for phase in phases)
     hooks = _hooks(party, clients, begun, whole)
@@ -228,6 +234,7 @@ def _train_phases(party: Party, clients: Sequence[int], round: int, begun: Work,
                 batch_size=party.train.batch_size,
                 epochs=epochs,
                 augment=party.augment,
+                efforts=efforts,
                 purpose=f"batches of phase {len(losses)}" if losses else "batches",
             ),
             party.train,

@@ -157,7 +157,8 @@ def without_track(state: Streams) -> Streams:
 def read_track(state: Streams, downloads: Sequence[str]) -> Track:
     """The track in the server's state; before the first round the state itself is version 0."""
     if _TRACK not in state:
-        start = {stream: {n: t.cpu() for n, t in state[stream].items()} for stream in downloads}
+        # Copies: a round without updates keeps the model, and a state is not stored with two names for a tensor.
+        start = {stream: {n: t.cpu().clone() for n, t in state[stream].items()} for stream in downloads}
         return Track(Version(0, start), {}, {})
     track = state[_TRACK]
     steps = {

@@ -46,6 +46,11 @@ def element(tag: str, *parts: Html | object, **attributes: object) -> Html:
     return Html(f"<{tag}{inside}>{markup(*parts).text}</{tag}>")
 
 
+def _void(tag: str, **attributes: object) -> Html:
+    """An element that has no end."""
+    return Html(element(tag, **attributes).text.removesuffix(f"</{tag}>"))
+
+
 def table(
     caption: str,
     heads: Sequence[str],
@@ -139,7 +144,8 @@ def document(
         title: of the browser's window.
         header: the parts above the first section, with the page's one ``h1``.
         body: the sections.
-        refresh_s: seconds after which the browser reads the file again; never if left out.
+        refresh_s: seconds after which the page reads its file again, with what the reader opened left open
+            and where he was; never if left out.
     """
     from plotly.offline import get_plotlyjs
 
@@ -152,16 +158,18 @@ def document(
         {"name": "color-scheme", "content": "light dark"},
         {"name": "generator", "content": "fedadapt"},
     ]
+    metas = [_void("meta", **attributes) for attributes in void]
+    again: dict[str, Any] = {}
     if refresh_s is not None:
-        void.append({"http_equiv": "refresh", "content": refresh_s})
-    metas = [Html(element("meta", **attributes).text.removesuffix("</meta>")) for attributes in void]
+        again["data_refresh"] = refresh_s
+        metas.append(element("noscript", _void("meta", http_equiv="refresh", content=refresh_s)))
     page = element(
         "html",
         element(
             "head",
             *metas,
             element("title", title),
-            Html('<link rel="icon" href="data:,">'),
+            _void("link", rel="icon", href="data:,"),
             element("style", Html(style)),
         ),
         element(
@@ -174,6 +182,7 @@ def document(
             element("script", Html(script)),
         ),
         lang="en",
+        **again,
     )
     return f"<!doctype html>\n{page.text}\n"
 

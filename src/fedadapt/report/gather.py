@@ -76,6 +76,11 @@ class RunSummary:
         return self.accuracy_by_round[max(self.accuracy_by_round)] if self.accuracy_by_round else None
 
     @property
+    def loss(self) -> float | None:
+        """Loss in the last round that measured it."""
+        return self.loss_by_round[max(self.loss_by_round)] if self.loss_by_round else None
+
+    @property
     def best_accuracy(self) -> float | None:
         """The highest accuracy of any round."""
         return max(self.accuracy_by_round.values(), default=None)

@@ -49,11 +49,36 @@
   };
   for (const button of document.querySelectorAll(".save")) button.addEventListener("click", () => save(button));
 
+  // A page about a run that goes on is read again, and looks as the reader left it. Folds are known by their
+  // section: a round that is committed may add sections.
+  const folds = [...document.querySelectorAll("details")];
+  const nameOf = (fold) => {
+    const section = fold.closest("section");
+    const place = [...section.querySelectorAll("details")].indexOf(fold);
+    return `${place} ${section.querySelector("h2").textContent}`;
+  };
+  const readAgain = () => {
+    const open = folds.filter((fold) => fold.open).map(nameOf);
+    history.replaceState({ open, top: window.scrollY }, "");
+    location.reload();
+  };
+  // A page that nobody sees waits until somebody does.
+  const whenSeen = () => {
+    if (!document.hidden) readAgain();
+    else document.addEventListener("visibilitychange", readAgain, { once: true });
+  };
+  if (history.state) {
+    history.scrollRestoration = "manual";
+    for (const fold of folds) fold.open = history.state.open.includes(nameOf(fold));
+    window.scrollTo(0, history.state.top);
+  }
   const plots = [...document.querySelectorAll(".plot")];
   const repaint = () => plots.forEach(paint);
   Promise.all(plots.map(draw)).then(() => {
     scheme.addEventListener("change", repaint);
     narrow.addEventListener("change", repaint);
     document.documentElement.dataset.drawn = plots.length;
+    const refresh = Number(document.documentElement.dataset.refresh);
+    if (refresh) setTimeout(whenSeen, 1000 * refresh);
   });
 })();

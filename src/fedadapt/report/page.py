@@ -20,7 +20,7 @@ from fedadapt.report.document import (
     table,
     write_atomically,
 )
-from fedadapt.report.gather import RunSummary, labels, summarise
+from fedadapt.report.gather import Condition, RunSummary, labels, summarise
 from fedadapt.report.partition import holdings
 from fedadapt.report.tables import (
     RELATIVE,
@@ -40,7 +40,7 @@ def write_page(runs: Sequence[Path], out: Path, *, live_s: int | None = None) ->
     Args:
         runs: run directories; they may still be going on.
         out: the HTML file; it is replaced.
-        live_s: let the browser read the page again after so many seconds, until every run is finished.
+        live_s: the open page reads itself again after so many seconds, until every run is finished.
 
     Returns:
         `out`.
@@ -93,13 +93,15 @@ def _measured_on(runs: Sequence[RunSummary]) -> str:
 
 def _key_numbers(run: RunSummary) -> Html:
     of_planned = "" if run.finished else f" of {run.planned_rounds}"
+    left = run.time_left_s if run.condition is Condition.RUNNING else None
     return facts(
         [
             (f"accuracy, {_measured_on([run])}", format_accuracy(run.accuracy)),
             ("bytes moved, both ways", format_bytes(run.total_bytes)),
             ("backbone, for a client without it", format_bytes(run.once_bytes)),
-            ("rounds", f"{run.rounds}{of_planned}"),
+            (f"rounds, {run.condition}", f"{run.rounds}{of_planned}"),
             ("time", format_seconds(run.wall_s)),
+            *([] if left is None else [("time left", format_seconds(left))]),
         ]
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -73,6 +74,24 @@ class ClientRecord:
     reason: str = ""
 
 
+def absences(clients: Sequence[ClientRecord]) -> str:
+    """How many updates of a round are missing and why, the most frequent outcome first, each with one example.
+
+    Example:
+        >>> lost = [ClientRecord(1, client, Outcome.ABSENT, reason="dropped out") for client in (4, 7)]
+        >>> absences([ClientRecord(1, 2, Outcome.ACCEPTED), *lost])
+        '2 absent (client 4: dropped out)'
+    """
+    by_outcome: dict[Outcome, list[ClientRecord]] = {}
+    for record in clients:
+        if record.outcome is not Outcome.ACCEPTED:
+            by_outcome.setdefault(record.outcome, []).append(record)
+    return ", ".join(
+        f"{len(lost)} {outcome} (client {lost[0].client}: {lost[0].reason})"
+        for outcome, lost in sorted(by_outcome.items(), key=lambda item: -len(item[1]))
+    )
+
+
 @dataclass(frozen=True)
 class RoundRecord:
     """Everything that one round commits together.
@@ -96,3 +115,8 @@ class RoundRecord:
     memory: dict[int, Streams] = field(default_factory=dict)
     wall_s: float = 0.0
     cpu_s: float = 0.0
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody's update counted, so that the model is that of the round before."""
+        return all(record.outcome is not Outcome.ACCEPTED for record in self.clients)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import Annotated
 
 import numpy as np
@@ -62,7 +61,7 @@ def virtual(
         starts = totals.cumsum() - totals
 
         def size_of(client: int) -> int:
-            return _size(seeds.uniform("client size", client=client), size, sigma, len(split))
+            return _size(seeds.normal("client size", client=client), size, sigma, len(split))
 
         def of(client: int) -> Int64[Tensor, " _"]:
             generator = seeds.numpy("client samples", client=client)
@@ -78,7 +77,7 @@ def virtual(
                 )
             return torch.from_numpy(np.sort(places).astype(np.int64))
 
-        largest = _size(1.0, size, sigma, len(split))
+        largest = _size(CUT, size, sigma, len(split))
         return Holdings.drawn(
             num_clients, of, size_of, largest, f"virtual {size} {sigma} {alpha} {seeds.root}"
         )
@@ -86,9 +85,8 @@ def virtual(
     return deal
 
 
-def _size(uniform: float, size: int, sigma: float, most: int) -> int:
-    """The size of a client from a number between 0 and 1."""
-    z = NormalDist().inv_cdf(uniform) if 0 < uniform < 1 else math.copysign(CUT, uniform - 0.5)
+def _size(z: float, size: int, sigma: float, most: int) -> int:
+    """The size of a client from a standard normal number."""
     z = min(max(z, -CUT), CUT)
     return min(max(round(size * math.exp(sigma * z - sigma**2 / 2)), 1), most)
 

@@ -22,6 +22,9 @@ GOOD_START_S = 5.0
 """Whoever lives longer than this began well, and is not waited for long when it dies."""
 
 LOOK_S = 0.5
+_UNKNOWN_KEY = "Failed to activate SuperNode"
+"""What Flower says for it."""
+
 SOCKET, WORKER_LOG = "worker.sock", "worker.log"
 
 
@@ -65,7 +68,9 @@ class _Kept:
             began_well = now - self._began > GOOD_START_S
             self._pause = 1.0 if began_well else min(2 * self._pause, LONGEST_PAUSE_S)
             self._due = now + self._pause
-            why = self.child.last_line()
+            why = self.child.last_words()
+            if _UNKNOWN_KEY in why:
+                why = "the server does not know the key of this site; it needs the public key as --site NUMBER=KEY.pub"
             self._say(f"{self._name} ended ({why}); starting it again in {self._pause:.0f} s")
         elif now >= self._due:
             self.start()
@@ -104,7 +109,7 @@ def keep_joined(
         at_work.start()
         while not is_attended(home / SOCKET):
             if not at_work.child.alive:
-                raise EngineError(f"this site cannot take part: {at_work.child.last_line()}")
+                raise EngineError(f"this site cannot take part: {at_work.child.last_words()}")
             if stop.wait(LOOK_S):
                 return
         node.start()

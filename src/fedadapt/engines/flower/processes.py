@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,7 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fedadapt.errors import EngineError
+from fedadapt.errors import EngineError, one_line
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 EXECUTOR = b"flower-superexec"
 """What starts the apps, beside a SuperLink and beside a SuperNode; neither notices when it dies."""
@@ -55,7 +58,7 @@ serverapp = "federation.server:app"
 clientapp = "federation.site:app"
 
 [tool.flwr.app.config]
-run = ""
+run = {run}
 """,
     "federation/__init__.py": "",
     "federation/server.py": 'from fedadapt.experiment.server_app import app\n\n__all__ = ["app"]\n',
@@ -103,12 +106,12 @@ def listening(port: int) -> bool:
     return False
 
 
-def write_bundle(folder: Path) -> Path:
-    """Writes the app that `flwr run` takes, and returns where it is."""
+def write_bundle(folder: Path, run: Path) -> Path:
+    """Writes the app that `flwr run` takes, for a run that was begun, and returns where it is."""
     for name, text in _BUNDLE.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        file.write_text(text.replace("{run}", json.dumps(str(run.absolute()))), encoding="utf-8")
     return folder
 
 
@@ -176,11 +179,13 @@ class Child:
                 self._process.wait(patience)
         self._process = None
 
-    def last_line(self) -> str:
-        """The last thing it said."""
+    def last_words(self) -> str:
+        """The last thing it said; where it said that something is an error, that and what follows."""
         with suppress(OSError):
-            lines = self._log.read_text(errors="replace").strip().splitlines()
-            return lines[-1].strip() if lines else ""
+            text = _COLOUR.sub("", self._log.read_text(errors="replace")[-20_000:])
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            errors = [place for place, line in enumerate(lines) if line.startswith("ERROR")]
+            return one_line(" ".join(lines[errors[-1] :][:3] if errors else lines[-1:]))
         return ""
 
 
@@ -231,7 +236,7 @@ def wait_for(port: int, child: Child, patience_s: float = 60.0) -> None:
     until = time.monotonic() + patience_s
     while not listening(port):
         if not child.alive or time.monotonic() > until:
-            raise EngineError(f"Flower's process did not start: {child.last_line() or 'it said nothing'}")
+            raise EngineError(f"Flower's process did not start: {child.last_words() or 'it said nothing'}")
         time.sleep(0.2)
 
 

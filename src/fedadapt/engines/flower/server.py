@@ -96,7 +96,7 @@ class FlowerServer:
         Raises:
             EngineError: it cannot be brought to go on.
         """
-        write_bundle(self._home / "app")
+        write_bundle(self._home / "app", self._run)
         self._write_connection()
         (self._home / FAILURE).unlink(missing_ok=True)
         trust = ssl.create_default_context(cafile=str(self._inner)) if self._inner else None
@@ -151,7 +151,7 @@ class FlowerServer:
             with suppress(EngineError):
                 flwr(self._home, "stop", self._submitted[-1], "here")
         self._wait_until_free()
-        said = flwr(self._home, "run", str(self._home / "app"), "here", "--run-config", f'run="{self._run}"')
+        said = flwr(self._home, "run", str(self._home / "app"), "here")
         self._submitted.append(str(said["run-id"]))
 
     def _wait_until_free(self) -> None:

@@ -26,7 +26,7 @@ from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.experiment.run import Watcher, resume, run
 from fedadapt.experiment.study.grid import Cell, digest
 from fedadapt.experiment.study.machine import Need, Room
-from fedadapt.runs.records import RoundRecord
+from fedadapt.runs.records import Outcome, RoundRecord, absences
 from fedadapt.runs.results import Status
 from fedadapt.runs.store import FILE, RunStore
 
@@ -204,9 +204,9 @@ def run_cell(config: RunConfig, folder: Path, watcher: Watcher) -> tuple[str, st
                 began = store.manifest["config"]
             if digest(make_config(began)) != config.name:
                 raise RunError(f"run {path} was begun when other settings were the default; add --overwrite")
-            resume(path, watcher=watcher)
+            resume(path, watcher=_Sparing(watcher))
         else:
-            run(config, folder, watcher=watcher)
+            run(config, folder, watcher=_Sparing(watcher))
     except Interrupted:
         return STOPPED, ""
     except (ConfigError, AttachError, RoundFailed) as error:
@@ -216,6 +216,24 @@ def run_cell(config: RunConfig, folder: Path, watcher: Watcher) -> tuple[str, st
     except Exception as error:  # noqa: BLE001 - whatever goes wrong in one cell, the others go on
         return Status.BROKEN, " ".join(f"{type(error).__name__}: {error}".split())
     return Status.DONE, ""
+
+
+class _Sparing(Watcher):
+    """Ends a run whose first round all clients failed in: a run by itself goes on, a study has others to do."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def begin(self, experiment: Experiment, last_round: int) -> None:
+        self._watcher.begin(experiment, last_round)
+
+    def clients(self, round: int, cohort: int, done: int) -> None:
+        self._watcher.clients(round, cohort, done)
+
+    def committed(self, record: RoundRecord) -> None:
+        self._watcher.committed(record)
+        if record.round == 1 and record.clients and all(c.outcome is Outcome.FAILED for c in record.clients):
+            raise RoundFailed(f"no client could do its work in the first round: {absences(record.clients)}")
 
 
 class _Teller(Watcher):
