@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.serve import Party, serve
 
-
 CACHE_BYTES = 2 * 2**20
 """What the largest map of a step may take on a processor, so that the next layer finds it in the cache."""
 
