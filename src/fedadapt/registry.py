@@ -29,6 +29,7 @@ ROOMS = {
     "algorithm": "fedadapt.algorithms",
     "codec": "fedadapt.codecs",
     "sampling": "fedadapt.federation.sampling",
+    "attack": "fedadapt.federation.attacks",
 }
 """Where the factories of each kind live: a module, or a package of modules."""
 

@@ -53,6 +53,64 @@ def test_the_adapter_file_holds_the_state(tmp_path):
         load_adapter(build(tiny("adapter=head")).model, file)
 
 
+OWN_MODELS = {
+    "kept norms": ("norms=local",),
+    "kept head": ("algorithm=fedper",),
+    "second model": ("algorithm=apfl", "algorithm.alpha=0.5"),
+}
+
+
+@pytest.mark.parametrize("settings", OWN_MODELS.values(), ids=OWN_MODELS)
+def test_the_model_of_a_client_is_what_it_was_measured_with(tmp_path, settings):
+    """A stock network with a client's exported tensors is as accurate on its own samples as the run says."""
+    config = tiny("rounds=2", "train.lr=0.05", "data.local_test_fraction=0.5", *settings)
+    path = run(config, tmp_path)
+    experiment = build(config)
+    with RunStore.read(path) as store:
+        accuracies = {record.client: record.accuracy for record in store.clients(2)}
+    states = []
+    for client in (0, 3):
+        export_merged(path, tmp_path / "own.safetensors", client)
+        plain = cifar_resnet(20, width=0.25)
+        plain.load_state_dict(load_file(tmp_path / "own.safetensors"), strict=False)
+        own = experiment.dataset.train.take(experiment.clients.test[client])
+        with torch.inference_mode():
+            logits = plain.eval()(normalise(own.images, experiment.mean, experiment.std, torch.float32))
+        accuracy = float((logits.argmax(1) == own.labels).float().mean())
+        assert accuracy == pytest.approx(accuracies[client], abs=1.5 / len(own))
+        states.append(torch.cat([t.flatten() for t in plain.state_dict().values()]))
+        export_adapter(path, tmp_path / "adapter.safetensors", client)
+        loaded = load_adapter(experiment.model, tmp_path / "adapter.safetensors")
+        assert loaded.keys() == experiment.model.start.keys()
+    assert not torch.equal(*states)
+
+
+@pytest.mark.parametrize(
+    ("settings", "client", "message"),
+    [
+        (
+            ("norms=local",),
+            None,
+            "keep norm_affine and norm_statistics, so what they share is nobody's model; name the",
+        ),
+        (("norms=local",), 4, "client 4 of run .* is not from 0 to 3"),
+        (("norms=local", "cohort=1"), "absent", "never took part"),
+        ((), 0, "have no models of their own; leave --client out"),
+    ],
+)
+def test_a_model_that_nobody_has_is_not_written(tmp_path, settings, client, message):
+    """What there is none of is said in one line, and no file is left."""
+    path = run(tiny("rounds=1", *settings), tmp_path)
+    if client == "absent":
+        with RunStore.read(path) as store:
+            client = min(set(range(4)) - {record.client for record in store.clients()})
+    for export in (export_merged, export_adapter):
+        with pytest.raises(RunError, match=message) as caught:
+            export(path, tmp_path / "out.safetensors", client)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 @pytest.mark.parametrize("export", [export_merged, export_adapter])
 def test_a_place_that_cannot_be_written_is_named(tmp_path, export):
     """A folder in the file's place, or a file in the folder's, is an error in one line and leaves nothing."""

@@ -25,6 +25,7 @@ from fedadapt.data.skew import label_counts
 from fedadapt.errors import ConfigError
 from fedadapt.experiment.config import RunConfig
 from fedadapt.experiment.population import build_population
+from fedadapt.federation.attacks import Attack, choose_attackers
 from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import ExchangePlan, make_plan
 from fedadapt.federation.population import Population
@@ -63,6 +64,8 @@ class Experiment:
     backbone: Backbone
     model: AdaptedModel
     algorithm: Algorithm
+    attack: Attack
+    attackers: frozenset[int]
     plan: ExchangePlan
     wire: Wire
     population: Population
@@ -72,14 +75,15 @@ class Experiment:
     def party(self, memory: MutableMapping[int, Streams]) -> Party:
         """The site that simulates all clients, with their memory."""
         augment = self.config.data.augment
+        split, held = self._training_data()
         return Party(
             model=self.model,
             wire=self.wire,
             algorithm=self.algorithm,
             train=self.config.train,
             rounds=self.config.rounds,
-            split=self.dataset.train,
-            indices=self.clients.train,
+            split=split,
+            indices=held,
             augment=Augment(pad=augment.pad, flip=augment.flip),
             mean=self.mean,
             std=self.std,
@@ -91,6 +95,25 @@ class Experiment:
         """The local steps that a client's whole work is in a round."""
         train = self.config.train
         return train.epochs * -(-len(self.clients.train[client]) // train.batch_size)
+
+    def _training_data(self) -> tuple[Split, Holdings]:
+        """The images with the labels that clients train on, and who holds which.
+
+        Clients may share samples, and attackers may hold false labels of theirs: those are in a second copy behind
+        the first.
+        """
+        train, held, falsify = self.dataset.train, self.clients.train, self.attack.labels
+        if falsify is None:
+            return train, held
+        labels = torch.cat([train.labels, falsify(train.labels, self.dataset.num_classes)])
+        places = Holdings.drawn(
+            len(held),
+            lambda client: held[client] + (len(train) if client in self.attackers else 0),
+            held.size,
+            held.largest,
+            f"{held.digest.hex()} with false labels",
+        )
+        return Split(train.images.repeat(2, 1, 1, 1), labels), places
 
     @property
     def bytes_once(self) -> int:
@@ -175,6 +198,11 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     adapter = config.adapter.create("adapter")
     head = config.head.create("head policy")
     algorithm = config.algorithm.create("algorithm")
+    attack = config.attack.create("attack")
+    hostile = config.attack.name != "none"
+    attackers = (
+        choose_attackers(config.data.num_clients, config.attack.share, seeds) if hostile else frozenset()
+    )
     coding = build_coding(config)
     build_backbone = config.backbone.create("backbone")
     device = config.train.resolve_device()
@@ -218,6 +246,8 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         backbone,
         model,
         algorithm,
+        attack,
+        attackers,
         plan,
         wire,
         population,

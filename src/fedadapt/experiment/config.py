@@ -60,6 +60,13 @@ class DataConfig(Section):
     augment: AugmentConfig = AugmentConfig()
 
 
+class AttackConfig(Choice):
+    """What dishonest clients do in a simulation, and how many of them there are."""
+
+    name: str = "none"
+    share: float = Field(default=0.2, gt=0, lt=1, description="of the clients, chosen once")
+
+
 class EngineConfig(Section):
     """How clients are simulated."""
 
@@ -137,6 +144,7 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    attack: AttackConfig = AttackConfig()
     engine: EngineConfig = EngineConfig()
     population: PopulationConfig = PopulationConfig()
     federation: FederationConfig = FederationConfig()

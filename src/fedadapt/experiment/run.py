@@ -8,13 +8,14 @@ import signal
 import threading
 import time
 from collections import UserDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from fedadapt.engines.engine import Engine
+from fedadapt.engines.hostile import HostileEngine
 from fedadapt.engines.local import LocalEngine
 from fedadapt.engines.population import PopulationEngine
 from fedadapt.errors import Interrupted, RunError
@@ -28,7 +29,7 @@ from fedadapt.runs.lock import acquire
 from fedadapt.runs.records import ClientRecord, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
 from fedadapt.training.denormals import flushed_denormals
-from fedadapt.training.evaluate import evaluate, evaluate_clients
+from fedadapt.training.evaluate import Scores, evaluate, evaluate_clients, over_clients
 
 
 class Watcher:
@@ -144,8 +145,12 @@ def rebuild(store: RunStore, load: LoadData = build_data) -> Experiment:
 
 def _simulate(experiment: Experiment, store: RunStore, watcher: Watcher) -> None:
     memory = StoredMemory(store)
-    trained = LocalEngine(experiment.party(memory), experiment.config.engine.chunk)
-    engine = PopulationEngine(trained, experiment.population, experiment.num_steps)
+    engine: Engine = LocalEngine(experiment.party(memory), experiment.config.engine.chunk)
+    if experiment.attack.upload is not None:
+        engine = HostileEngine(
+            engine, experiment.wire, experiment.algorithm, experiment.attackers, experiment.attack.upload
+        )
+    engine = PopulationEngine(engine, experiment.population, experiment.num_steps)
     play_on(experiment, store, engine, memory, watcher)
 
 
@@ -170,7 +175,7 @@ def play_on(
     with flushed_denormals(), interruptible() as stop_asked:
         if store.last_round is None:
             first = experiment.first_state()
-            store.commit(RoundRecord(0, first, metrics=_measure(experiment, first)))
+            store.commit(RoundRecord(0, first, metrics=dict(_measure(experiment, first))))
         last = store.last_round or 0
         state = store.state()
         watcher.begin(experiment, last)
@@ -184,16 +189,18 @@ def play_on(
             engine.on_clients = partial(watcher.clients, number, len(cohort))
             played = _drive(experiment, engine, state, number, cohort)
             state = played.state
-            metrics = {"train_loss": _mean_loss(played)}
+            metrics = _training_metrics(played)
             clients = played.clients
             if number % config.evaluate.every == 0 or number == config.rounds:
-                metrics |= _measure(experiment, state)
-                clients = _measure_clients(experiment, state, memory, clients)
-                metrics |= _over_clients(clients)
+                own = _measure_clients(experiment, state, memory, clients)
+                clients = tuple(
+                    replace(c, accuracy=s.get("accuracy")) for c, s in zip(clients, own, strict=True)
+                )
+                metrics |= {**_measure(experiment, state), **over_clients(own)}
             record = RoundRecord(
                 number,
                 state,
-                {name: value for name, value in metrics.items() if value is not None},
+                metrics,
                 clients,
                 played.ledger,
                 memory.written(),
@@ -220,19 +227,19 @@ def _drive(experiment: Experiment, engine: Engine, state: Streams, number: int, 
     return played
 
 
-def _measure(experiment: Experiment, state: Streams) -> dict[str, float]:
+def _measure(experiment: Experiment, state: Streams) -> Scores:
     params = experiment.global_params(state)
     return evaluate(experiment.model, params, experiment.measured_on, experiment.mean, experiment.std)
 
 
 def _measure_clients(
-    experiment: Experiment, state: Streams, memory: StoredMemory, records: tuple[ClientRecord, ...]
-) -> tuple[ClientRecord, ...]:
-    """Adds to each record the accuracy on the client's own held-out samples, with what it keeps."""
+    experiment: Experiment, state: Streams, memory: StoredMemory, records: Sequence[ClientRecord]
+) -> list[Scores]:
+    """How good the model of each client of the round is, with what it keeps, on its own held-out samples."""
     if not (experiment.config.data.local_test_fraction and experiment.clients.test):
-        return records
+        return [{}] * len(records)
     params = experiment.global_params(state)
-    accuracies: list[float | None] = []
+    found: list[Scores] = []
     size = experiment.model.max_clients or 32
     for begin in range(0, len(records), size):
         group = [record.client for record in records[begin : begin + size]]
@@ -240,26 +247,16 @@ def _measure_clients(
         stacked = stack([predicting(experiment.algorithm, params, own) for own in kept])
         indices = [experiment.clients.test[client] for client in group]
         split = experiment.dataset.train
-        accuracies += evaluate_clients(
-            experiment.model, stacked, split, indices, experiment.mean, experiment.std
-        )
-    return tuple(replace(record, accuracy=a) for record, a in zip(records, accuracies, strict=True))
+        found += evaluate_clients(experiment.model, stacked, split, indices, experiment.mean, experiment.std)
+    return found
 
 
-def _over_clients(records: tuple[ClientRecord, ...]) -> dict[str, float]:
-    """Mean, and mean of the worst tenth (at least one client), of the clients' own accuracies."""
-    known = sorted(record.accuracy for record in records if record.accuracy is not None)
-    if not known:
-        return {}
-    worst = known[: max(1, len(known) // 10)]
-    return {"client_accuracy_mean": sum(known) / len(known), "client_accuracy_worst": sum(worst) / len(worst)}
-
-
-def _mean_loss(played: Played) -> float | None:
-    """The clients' training losses, weighted by their samples."""
+def _training_metrics(played: Played) -> dict[str, float]:
+    """The clients' training loss, weighted by their samples, and their drift."""
     pairs = [(r.num_examples, r.loss) for r in played.clients if r.loss is not None]
     total = sum(count for count, _ in pairs)
-    return sum(count * loss for count, loss in pairs) / total if total else None
+    loss = {"train_loss": sum(count * loss for count, loss in pairs) / total} if total else {}
+    return {**loss, **played.drift}
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fedadapt.algorithms import Algorithm, Update
 from fedadapt.errors import FrameError
 from fedadapt.federation import versions
+from fedadapt.federation.drift import measure_drift
 from fedadapt.federation.frame import Kind, unpack
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.serve import UPLOAD_SCALARS
@@ -24,11 +25,13 @@ class Played:
         state: the server's after the round; the old one if nobody's update was accepted.
         clients: one record for each client asked.
         ledger: every byte that moved.
+        drift: of the updates that count; see `measure_drift`.
     """
 
     state: Streams
     clients: tuple[ClientRecord, ...]
     ledger: tuple[LedgerEntry, ...]
+    drift: Mapping[str, float] = field(default_factory=dict)
 
 
 def play(
@@ -79,7 +82,7 @@ def play(
     else:
         own = versions.without_track(state)
         new = (algorithm.step(own, updates) if updates else own) | track.after(records).to_streams()
-    return Played(new, tuple(records), tuple(ledger))
+    return Played(new, tuple(records), tuple(ledger), measure_drift(updates, algorithm.moving))
 
 
 def _downloads(
