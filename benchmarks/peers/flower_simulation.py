@@ -37,7 +37,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 @server_app.main()
-def main(grid: Grid, context: Context) -> None:
+def main(grid: Grid, _context: Context) -> None:
     """The rounds."""
     state = {name: tensor.detach().clone() for name, tensor in trained(network(work)).items()}
     nodes = sorted(grid.get_node_ids())

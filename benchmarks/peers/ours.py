@@ -23,7 +23,7 @@ config = make_config({
 })  # fmt: skip
 
 
-def load(config: RunConfig) -> tuple[Dataset, Split, Clients]:
+def load(_config: RunConfig) -> tuple[Dataset, Split, Clients]:
     """The pool, and who holds what of it."""
     split = Split(work.images(), work.labels())
     names = tuple(str(number) for number in range(CLASSES))
