@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from contracts.cases import SIZES, tiny_model, tiny_party
 
-from fedadapt.engines.chunks import CHUNK_IMAGES, cut
+from fedadapt.engines.chunks import choose_chunk, cut
 from fedadapt.engines.local import LocalEngine
 from fedadapt.federation.messages import Request
 
@@ -33,14 +33,19 @@ def test_clients_of_like_size_are_together():
 def test_every_process_gets_a_chunk_unless_told_otherwise(size, processes, expected):
     """Sixteen clients for three processes are six each, where memory allows; a size that is given is kept."""
     party = tiny_party(tiny_model())
-    assert CHUNK_IMAGES // party.train.batch_size > 16
+    assert choose_chunk(party) > 16
     assert [len(chunk) for chunk in cut(requests(range(16)), party, size, processes)] == expected
 
 
-def test_a_chunk_holds_so_many_images():
-    """With batches of 128 images, 256 of which are a chunk's, two clients are together."""
-    party = tiny_party(tiny_model(), batch_size=CHUNK_IMAGES // 2)
-    assert [len(chunk) for chunk in cut(requests(range(5)), party, None)] == [2, 2, 1]
+def test_the_largest_map_of_a_chunk_fits_the_cache():
+    """2 MiB over 4 bytes x 10 images x the values of the map, rounded down; a step too large for it is one client's."""
+    party = tiny_party(tiny_model(), batch_size=10)
+    largest, together = party.model.map_values(party.split.images.shape[1:])
+    assert largest <= together
+    assert choose_chunk(party) == 2 * 2**20 // (4 * 10 * largest)
+    huge = tiny_party(tiny_model(), batch_size=10**6)
+    assert choose_chunk(huge) == 1
+    assert [len(chunk) for chunk in cut(requests(range(3)), huge, None)] == [1, 1, 1]
 
 
 def test_a_model_of_one_client_is_served_alone():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -97,6 +98,16 @@ class AdaptedModel:
     def max_clients(self) -> int | None:
         """How many clients one call may hold; None for any number, 1 if backbone weights are trained."""
         return 1 if self._plain else None
+
+    def map_values(self, image: Sequence[int]) -> tuple[int, int]:
+        """Values of the largest map that one image makes, and of all together, at sites and norms.
+
+        Args:
+            image: channels, height and width; maps grow with the pixels.
+        """
+        growth = image[1] * image[2] / (self.backbone.image[1] * self.backbone.image[2])
+        sizes = [math.prod(seen.shape) * growth / 2 for seen in self._seen.values() if seen.shape]
+        return math.ceil(max(sizes)), math.ceil(sum(sizes))
 
     @property
     def num_parameters(self) -> int:

@@ -34,6 +34,10 @@ class Matrix(nn.Module):
     def forward(self, x: Float[Tensor, "N ... C"]) -> Float[Tensor, "N ... D"]:
         return client_product(x, self.weight, self.groups)
 
+    def matrix(self) -> Float[Tensor, "K D c"]:
+        """The whole of it, for `BesidePixels` to fold."""
+        return self.weight
+
 
 def draw(branch: Matrix, init: Init, generator: torch.Generator) -> Matrix:
     """The branch at its start: zero, or N(0, 2 / out_channels) as in the source of the parallel adapter."""

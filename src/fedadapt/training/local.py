@@ -14,7 +14,7 @@ from torch.nn import functional
 from fedadapt.data.augment import normalise
 from fedadapt.data.batches import Batch
 from fedadapt.errors import ClientError
-from fedadapt.params import Params, is_finite
+from fedadapt.params import Params, as_rows, from_rows, is_finite
 from fedadapt.training.config import TrainConfig
 from fedadapt.training.optimizers import clip, make_optimizer
 
@@ -132,17 +132,15 @@ def train(
     Raises:
         ClientError: a loss or a weight became infinite or NaN.
     """
-    params = {name: tensor.clone() for name, tensor in start.items()}
     still = {*model.moving, *hooks.frozen}
-    trained = {name: tensor for name, tensor in params.items() if name not in still}
+    params, trained, rows = _laid_out(start, still)
     some = next(iter(params.values()))
     clients, device = some.shape[0], some.device
-    step = make_optimizer(trained, config)
+    step = make_optimizer(rows, config)
     second: Params = {}
     if hooks.beside is not None:
-        second = {name: tensor.clone() for name, tensor in hooks.beside.start.items()}
-        second_trained = {name: tensor for name, tensor in second.items() if name not in still}
-        second_step = make_optimizer(second_trained, config)
+        second, second_trained, second_rows = _laid_out(hooks.beside.start, still)
+        second_step = make_optimizer(second_rows, config)
     num_steps = torch.zeros(clients, dtype=torch.int64, device=device)
     losses, samples = torch.zeros(clients, device=device), torch.zeros(clients, device=device)
     with torch.no_grad():
@@ -164,8 +162,8 @@ def train(
                 direction = hooks.beside.gradient(
                     loss.at(around | second, second_trained), second_trained, trained
                 )
-                second_step(second_trained, _clipped(direction, config), rates)
-            step(trained, _clipped(gradients, config), rates)
+                second_step(second_rows, _clipped(direction, config), rates)
+            step(rows, _clipped(gradients, config), rates)
             num_steps += active
     mean_loss = losses / samples.clamp(min=1)
     if not (bool(torch.isfinite(mean_loss).all()) and is_finite(params) and is_finite(second)):
@@ -173,6 +171,14 @@ def train(
             f"training diverged: the loss or a weight is not finite at train.lr={lr:g}; lower it or set train.clip_norm"
         )
     return Trained(params, num_steps, mean_loss, second if hooks.beside is not None else None)
+
+
+def _laid_out(start: Params, still: Collection[str]) -> tuple[Params, Params, Tensor]:
+    """A copy of `start`; of it that which is trained; and the matrix that the latter are views of."""
+    moved = {name: tensor for name, tensor in start.items() if name not in still}
+    rows = as_rows(moved)
+    trained = from_rows(rows, moved)
+    return {name: trained[name] if name in trained else t.clone() for name, t in start.items()}, trained, rows
 
 
 def _clipped(gradients: Params, config: TrainConfig) -> Params:
