@@ -227,8 +227,8 @@ def flwr(home: Path, *arguments: str) -> dict[str, Any]:
     )
 
 
-def wait_for(port: int, child: Child, patience_s: float = 60.0) -> None:
-    """Waits until a child listens.
+def wait_for(port: int, child: Child, patience_s: float = 180.0) -> None:
+    """Waits until a child listens; on a busy machine Flower takes a minute to load.
 
     Raises:
         EngineError: it ended, or does not listen in time.
