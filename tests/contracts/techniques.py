@@ -91,7 +91,7 @@ class Case:
     updates: tuple[tuple[int, float], ...] = PAIR
     extra: tuple[dict[str, float], ...] = ({}, {}, {}, {}, {}, {}, {})
     train: dict[str, Any] = field(default_factory=dict)
-    adapters: tuple[str, ...] = ("parallel", "full")
+    adapters: tuple[str, ...] = ("parallel", "full", "norm_head")
     norms: str = "local"
 
     def make(self):
@@ -258,7 +258,14 @@ TABLE = [
         "fedrep", personal.fedrep, 1.875, Neutral({"head_epochs": 0}, parent=_body_only), train={"epochs": 2}
     ),
     Case("ditto", personal.ditto, 1.875, Neutral({"pull": 0.0}), {"pull": 0.4}),
-    Case("perada", personal.perada, 1.875, Neutral({"pull": 0.0}), {"pull": 0.4}, adapters=("parallel",)),
+    Case(
+        "perada",
+        personal.perada,
+        1.875,
+        Neutral({"pull": 0.0}),
+        {"pull": 0.4},
+        adapters=("parallel", "low_rank"),
+    ),
     Case("apfl", personal.apfl, 1.875, Neutral({"alpha": 0.0}), {"alpha": 0.3}, norms="frozen"),
     # Nobody is late: the equal mean 0.75, times 0.5.
     Case(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from reference import literal
 
 from fedadapt.algorithms import Update
+from fedadapt.errors import ConfigError
 from fedadapt.params import from_bytes, is_finite, to_bytes
 from fedadapt.registry import create, names
 
@@ -85,7 +86,7 @@ def test_the_server_does_what_its_literal_version_does(case, counts):
     ("case", "adapter"), [(c, a) for c in TABLE for a in c.adapters], ids=lambda v: getattr(v, "name", v)
 )
 def test_a_federation_is_that_of_its_literal_version(case, adapter):
-    """With adapters and with full fine-tuning: three rounds, ragged clients, some absent, end where plain loops end."""
+    """With adapters, full fine-tuning, or norms and head: ragged clients, some absent, end where plain loops end."""
     cohorts = COHORTS if adapter == "parallel" else COHORTS[:2]
     train = {"epochs": 2 if adapter == "parallel" else 1} | case.train
     party = tiny_party(tiny_model(adapter), sizes=SIZES, algorithm=case.make(), momentum=0.0, **train)
@@ -102,6 +103,36 @@ def test_a_federation_is_that_of_its_literal_version(case, adapter):
         for stream, params in kept.items():
             for name, tensor in params.items():
                 torch.testing.assert_close(party.memory[client][stream][name], tensor, rtol=1e-2, atol=2e-4)
+
+
+OTHERS = {
+    "head": {},
+    "bias": {},
+    "low_rank": {"rank": 2},
+    "diagonal": {},
+    "series": {},
+    "bottleneck": {"rank": 2, "sites": {"layers": ("conv",)}},
+}
+"""Trainable sets that the literal versions are not compared on; all adapters differ in names and shapes alone."""
+
+
+@CASES
+def test_it_goes_with_every_trainable_set(case):
+    """A round moves the model and leaves it finite, or the run is refused in one line that says why."""
+    refused = []
+    for adapter, options in OTHERS.items():
+        model = tiny_model(adapter, **options)
+        try:
+            party = tiny_party(model, sizes=(4,) * 7, algorithm=case.make(), **case.train)
+        except ConfigError as error:
+            refused.append(adapter)
+            assert "\n" not in str(error)
+            continue
+        before, after = federate(party, [range(7)])
+        assert is_finite(after["model"])
+        assert any(not torch.equal(tensor, before["model"][name]) for name, tensor in after["model"].items())
+    # Who keeps the head shares nothing where there is nothing else; without adapters none can be personal.
+    assert refused == {"fedper": ["head"], "fedrep": ["head"], "perada": ["head", "bias"]}.get(case.name, [])
 
 
 @pytest.mark.parametrize("case", [case for case in TABLE if case.neutral], ids=lambda case: case.name)

@@ -14,7 +14,7 @@ from fedadapt.engines.local import LocalEngine
 from fedadapt.errors import DataError, Interrupted, RunError
 from fedadapt.experiment import resume, run
 from fedadapt.experiment.build import build, build_data
-from fedadapt.experiment.export import export_merged
+from fedadapt.experiment.export import export
 from fedadapt.experiment.forecast import forecast
 from fedadapt.experiment.run import Watcher
 from fedadapt.registry import names
@@ -94,9 +94,9 @@ def test_the_full_model_goes_through_low_rank(tmp_path):
         assert all(record.outcome is Outcome.ACCEPTED for record in store.clients())
 
 
-@pytest.mark.parametrize("codec", ["int8", "rotate > int4 > zstd"])
-def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, monkeypatch, codec):
-    """With steps down and codes up, every byte that moved is in the ledger; known sizes are foretold."""
+@pytest.fixture
+def moved(monkeypatch):
+    """Bytes of all frames that an engine in this process carries, by direction."""
     moved = {Direction.DOWNLOAD: 0, Direction.UPLOAD: 0}
     exchange = LocalEngine.exchange
 
@@ -107,6 +107,12 @@ def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, monkeypatch, codec)
         return replies
 
     monkeypatch.setattr(LocalEngine, "exchange", counting)
+    return moved
+
+
+@pytest.mark.parametrize("codec", ["int8", "rotate > int4 > zstd"])
+def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, moved, codec):
+    """With steps down and codes up, every byte that moved is in the ledger; known sizes are foretold."""
     config = tiny(f"codec={codec}", "cohort=2", "rounds=4")
     with RunStore.read(run(config, tmp_path)) as store:
         ledger = store.ledger()
@@ -118,18 +124,8 @@ def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, monkeypatch, codec)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_the_ledger_is_the_frames_and_the_forecast(tmp_path, monkeypatch, adapter):
+def test_the_ledger_is_the_frames_and_the_forecast(tmp_path, moved, adapter):
     """Bytes in the ledger are those of the frames that moved, and those foretold, for every adapter."""
-    moved = {Direction.DOWNLOAD: 0, Direction.UPLOAD: 0}
-    exchange = LocalEngine.exchange
-
-    def counting(self, requests):
-        replies = exchange(self, requests)
-        moved[Direction.DOWNLOAD] += sum(len(request.frame) for request in requests)
-        moved[Direction.UPLOAD] += sum(len(reply.frame) for reply in replies)
-        return replies
-
-    monkeypatch.setattr(LocalEngine, "exchange", counting)
     config = tiny(f"adapter={adapter}", "cohort=3", "rounds=2")
     path = run(config, tmp_path)
     with RunStore.read(path) as store:
@@ -250,7 +246,7 @@ def test_other_weights_are_noticed(tmp_path, weights):
     with pytest.raises(RunError, match=r"began on backbone .* here it is"):
         resume(tmp_path / "runs" / "tiny")
     with pytest.raises(RunError, match=r"began on backbone .* here it is"):
-        export_merged(tmp_path / "runs" / "tiny", tmp_path / "out.safetensors")
+        export(tmp_path / "runs" / "tiny", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
     weights(0)
     assert outcome(resume(tmp_path / "runs" / "tiny")) == outcome(run(config, tmp_path / "whole"))
@@ -324,6 +320,22 @@ def test_a_limit_keeps_so_many_samples():
         dataset, _, clients = build_data(tiny(setting, "data.validation_fraction=0.5"))
         expected = 97 if setting.endswith("=97") else TRAIN - round(0.5 * TRAIN)
         assert len(dataset.train) == sum(map(len, clients.train)) == expected
+
+
+def test_measuring_can_be_on_a_part(tmp_path):
+    """``evaluate.limit`` measures on so many samples, classes in their shares, of the test or the validation split."""
+    _, whole, _ = build_data(tiny())
+    _, part, _ = build_data(tiny("evaluate.limit=30"))
+    assert len(part) == 30
+    shares = torch.bincount(whole.labels) * 30 / len(whole)
+    assert (torch.bincount(part.labels) - shares).abs().max() < 1
+    assert len(build_data(tiny("data.validation_fraction=0.25", "evaluate.limit=10"))[1]) == 10
+    assert len(build_data(tiny("evaluate.limit=100000"))[1]) == len(whole)
+    path = run(tiny("rounds=1", "evaluate.limit=10"), tmp_path)
+    with RunStore.read(path) as store:
+        hits = 10 * store.rounds()[-1].metrics["accuracy"]
+        assert store.manifest["data"]["test"] == 10
+        assert hits == pytest.approx(round(hits), abs=1e-5)
 
 
 def test_everybody_failing_is_recorded_and_the_run_goes_on(tmp_path):

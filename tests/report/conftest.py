@@ -27,7 +27,7 @@ def make_manifest(name: str, planned: int, counts: list[list[int]] | None) -> di
         "seed": 7,
         "plan": [
             {"group": "adapter", "trained": True, "travels": "shared", "values": 1000, "bytes": 4000},
-            {"group": "norm_affine", "trained": True, "travels": "kept", "values": 50, "bytes": 0},
+            {"group": "norm_affine", "trained": True, "travels": "frozen", "values": 50, "bytes": 0},
         ],
         "backbone": {"name": "resnet8", "digest": "ab" * 32, "bytes": 280000, "parameters": 70000},
         "data": {

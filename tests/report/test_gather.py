@@ -59,6 +59,7 @@ def test_json_has_the_promised_keys(make_run):
         "run": "small",
         "rounds": 2,
         "accuracy": 0.75,
+        "accuracy_of": "global model",
         "best_accuracy": 0.75,
         "upload_bytes": 1200,
         "download_bytes": 2000,
@@ -72,6 +73,7 @@ def test_json_has_the_promised_keys(make_run):
         "seed": 7,
         "adapter": "parallel",
         "algorithm": "fedavg",
+        "metrics": {"accuracy": 0.75, "loss": 0.25},
     }
 
 

@@ -97,6 +97,7 @@ def test_a_comparison_by_hand(make_run):
         "algorithm": ("fedavg", "fedavg"),
         "rounds": ("2", "2"),
         "accuracy": ("62.5 %", "75.0 %"),
+        "of": ("global model", "global model"),
         "points": ("-12.5", "–"),
         "bytes up": ("1.17 KiB", "23.4 KiB"),
         "bytes down": ("1.95 KiB", "39.1 KiB"),

@@ -19,6 +19,7 @@ class ProgressWatcher(Watcher):
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._named = "accuracy"
         self._moved = 0
         self._only_empty: str | None = ""
         self._progress = Progress(
@@ -53,12 +54,15 @@ class ProgressWatcher(Watcher):
     def begin(self, experiment: Experiment, last_round: int) -> None:
         """Says what is about to run."""
         config, plan = experiment.config, experiment.plan
+        self._named = "shared part alone" if plan.kept() else "accuracy"
         self._console.print(
             f"{config.name}: {experiment.algorithm.name}, adapter {config.adapter.name!r} on {experiment.backbone.name}, "
             f"{config.data.num_clients} clients, {config.rounds} rounds, "
             f"{format_bytes(plan.num_shared_bytes)} each way a client and round",
             highlight=False,
         )
+        if experiment.attackers:
+            self._console.print(f"{len(experiment.attackers)} of them attack: {config.attack.name}")
         if last_round:
             self._console.print(f"going on after round {last_round}")
             self._only_empty = None
@@ -81,7 +85,9 @@ class ProgressWatcher(Watcher):
             f"round {record.round:>3}",
             f"train loss {metrics['train_loss']:.3f}" if "train_loss" in metrics else "",
         ]
-        parts += [f"accuracy {100 * metrics['accuracy']:.2f} %"] if "accuracy" in metrics else []
+        # Where clients keep tensors, what is shared is nobody's model: it is named apart.
+        named = {"accuracy": self._named, "client_accuracy_mean": "clients"}
+        parts += [f"{title} {100 * metrics[name]:.2f} %" for name, title in named.items() if name in metrics]
         parts += [
             f"down {format_bytes(by_way[Direction.DOWNLOAD])}",
             f"up {format_bytes(by_way[Direction.UPLOAD])}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, MutableMapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,13 +23,16 @@ from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdings import NOBODY, Holdings
 from fedadapt.data.holdout import split_off
 from fedadapt.data.skew import label_counts
+from fedadapt.engines.engine import MakeEngine
 from fedadapt.errors import ConfigError
 from fedadapt.experiment.config import RunConfig
 from fedadapt.experiment.population import build_population
+from fedadapt.federation.attacks import Attack, choose_attackers
 from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import ExchangePlan, make_plan
 from fedadapt.federation.population import Population
 from fedadapt.federation.serve import Party
+from fedadapt.federation.warm_start import WarmStart, warm_start
 from fedadapt.params import Group, Params, Streams
 from fedadapt.seeds import Seeds
 
@@ -63,23 +67,28 @@ class Experiment:
     backbone: Backbone
     model: AdaptedModel
     algorithm: Algorithm
+    attack: Attack
+    attackers: frozenset[int]
     plan: ExchangePlan
     wire: Wire
     population: Population
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    engine: AbstractContextManager[MakeEngine]
+    warm: WarmStart | None = None
 
     def party(self, memory: MutableMapping[int, Streams]) -> Party:
         """The site that simulates all clients, with their memory."""
         augment = self.config.data.augment
+        split, held = self._training_data()
         return Party(
             model=self.model,
             wire=self.wire,
             algorithm=self.algorithm,
             train=self.config.train,
             rounds=self.config.rounds,
-            split=self.dataset.train,
-            indices=self.clients.train,
+            split=split,
+            indices=held,
             augment=Augment(pad=augment.pad, flip=augment.flip),
             mean=self.mean,
             std=self.std,
@@ -91,6 +100,25 @@ class Experiment:
         """The local steps that a client's whole work is in a round."""
         train = self.config.train
         return train.epochs * -(-len(self.clients.train[client]) // train.batch_size)
+
+    def _training_data(self) -> tuple[Split, Holdings]:
+        """The images with the labels that clients train on, and who holds which.
+
+        Clients may share samples, and attackers may hold false labels of theirs: those are in a second copy behind
+        the first.
+        """
+        train, held, falsify = self.dataset.train, self.clients.train, self.attack.labels
+        if falsify is None:
+            return train, held
+        labels = torch.cat([train.labels, falsify(train.labels, self.dataset.num_classes)])
+        places = Holdings.drawn(
+            len(held),
+            lambda client: held[client] + (len(train) if client in self.attackers else 0),
+            held.size,
+            held.largest,
+            f"{held.digest.hex()} with false labels",
+        )
+        return Split(train.images.repeat(2, 1, 1, 1), labels), places
 
     @property
     def bytes_once(self) -> int:
@@ -138,6 +166,9 @@ def load_data(config: RunConfig) -> tuple[Dataset, Split]:
         train, measured_on = split_off(train, data.validation_fraction, seeds, "validation")
     if data.limit is not None and data.limit < len(train):
         _, train = split_off(train, data.limit / len(train), seeds, "limit")
+    limit = config.evaluate.limit
+    if limit is not None and limit < len(measured_on):
+        _, measured_on = split_off(measured_on, limit / len(measured_on), seeds, "measured")
     dataset = Dataset(
         dataset.name, train, dataset.test, dataset.class_names, dataset.validation, dataset.mean, dataset.std
     )
@@ -175,7 +206,13 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     adapter = config.adapter.create("adapter")
     head = config.head.create("head policy")
     algorithm = config.algorithm.create("algorithm")
+    attack = config.attack.create("attack")
+    hostile = config.attack.name != "none"
+    attackers = (
+        choose_attackers(config.data.num_clients, config.attack.share, seeds) if hostile else frozenset()
+    )
     coding = build_coding(config)
+    engine = config.engine.create("engine")
     build_backbone = config.backbone.create("backbone")
     device = config.train.resolve_device()
     dataset, measured_on, clients = load(config)
@@ -209,6 +246,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     wire = Wire(
         plan, backbone_digest=model.digest, seeds=seeds, norm_bound=config.federation.norm_bound, **coding
     )
+    warm = warm_start(model, wire)
     return Experiment(
         config,
         seeds,
@@ -218,11 +256,15 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         backbone,
         model,
         algorithm,
+        attack,
+        attackers,
         plan,
         wire,
         population,
         mean,
         std,
+        engine,
+        warm,
     )
 
 

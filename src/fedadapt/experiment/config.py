@@ -60,10 +60,17 @@ class DataConfig(Section):
     augment: AugmentConfig = AugmentConfig()
 
 
-class EngineConfig(Section):
-    """How clients are simulated."""
+class AttackConfig(Choice):
+    """What dishonest clients do in a simulation, and how many of them there are."""
 
-    chunk: int | None = Field(default=None, ge=1, description="clients trained together; none: by itself")
+    name: str = "none"
+    share: float = Field(default=0.2, gt=0, lt=1, description="of the clients, chosen once")
+
+
+class EngineConfig(Choice):
+    """Where clients are simulated."""
+
+    name: str = "local"
 
 
 class PopulationConfig(Section):
@@ -119,6 +126,9 @@ class EvaluateConfig(Section):
     """When the global model is measured; the last round always is."""
 
     every: int = Field(default=1, ge=1, description="rounds")
+    limit: int | None = Field(
+        default=None, ge=1, description="measure on only so many samples, stratified; none: all"
+    )
 
 
 class RunConfig(Section):
@@ -137,6 +147,7 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    attack: AttackConfig = AttackConfig()
     engine: EngineConfig = EngineConfig()
     population: PopulationConfig = PopulationConfig()
     federation: FederationConfig = FederationConfig()

@@ -42,6 +42,10 @@ def begin(config: RunConfig, folder: Path) -> Path:
     quorum, asked = config.federation.quorum, config.cohort or config.data.num_clients
     if quorum > asked:
         raise ConfigError(f"federation.quorum is {quorum}, but only {asked} clients are asked in a round")
+    if config.attack.name != "none":
+        raise ConfigError(
+            f"attack is {config.attack.name!r}, but sites are what they are; leave it out, or simulate with: fedadapt run"
+        )
     path = folder / config.name
     if (path / FILE).exists():
         with RunStore.read(path) as store:
@@ -155,17 +159,19 @@ class _Log(Watcher):
 
     def __init__(self, run: Path, rounds: int) -> None:
         self._rounds = rounds
+        self._named = "accuracy"
         self.say = partial(run_log.say, run)
 
     def begin(self, experiment: Experiment, last_round: int) -> None:
-        del experiment
+        # Where sites keep tensors, what is shared is nobody's model: it is named apart.
+        self._named = "accuracy of the shared part" if experiment.plan.kept() else "accuracy"
         self.say(f"waiting for sites; {last_round} of {self._rounds} rounds are done")
 
     def committed(self, record: RoundRecord) -> None:
         counted = sum(client.outcome is Outcome.ACCEPTED for client in record.clients)
         moved = sum(entry.num_bytes for entry in record.ledger)
         accuracy = record.metrics.get("accuracy")
-        measured = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} %"
+        measured = "" if accuracy is None else f", {self._named} {100 * accuracy:.2f} %"
         self.say(
             f"round {record.round} of {self._rounds}: {counted} of {len(record.clients)} clients{measured}, "
             f"{moved:,} bytes, {record.wall_s:.1f} s"

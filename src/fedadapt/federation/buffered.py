@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fedadapt.algorithms import Algorithm, Update
+from fedadapt.federation.drift import measure_drift
 from fedadapt.federation.frame import Kind, unpack
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.population import Population
@@ -129,7 +130,8 @@ def play_buffered(
     records.sort(key=lambda record: record.client)
     kept = {stream: params for stream, params in state.items() if stream not in (CLOCK, FLIGHT)}
     new = algorithm.step(kept, updates) if updates else kept
-    return Played(new | _land(now, working), tuple(records), tuple(ledger))
+    drift = measure_drift(updates, algorithm.moving)
+    return Played(new | _land(now, working), tuple(records), tuple(ledger), drift)
 
 
 class _Draw:

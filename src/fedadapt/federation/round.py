@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fedadapt.algorithms import Algorithm, Update
 from fedadapt.errors import FrameError
 from fedadapt.federation import versions
+from fedadapt.federation.drift import measure_drift
 from fedadapt.federation.frame import Kind, unpack
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.serve import UPLOAD_SCALARS
@@ -24,11 +25,13 @@ class Played:
         state: the server's after the round; the old one if nobody's update was accepted.
         clients: one record for each client asked.
         ledger: every byte that moved.
+        drift: of the updates that count; see `measure_drift`.
     """
 
     state: Streams
     clients: tuple[ClientRecord, ...]
     ledger: tuple[LedgerEntry, ...]
+    drift: Mapping[str, float] = field(default_factory=dict)
 
 
 def play(
@@ -60,13 +63,8 @@ def play(
         for client in cohort
         for group, count in sent[id(frames[client])].items()
     ]
-    answers: dict[int, Reply] = {}
-    for reply in replies:
-        if reply.round == round and reply.client in cohort and reply.client not in answers:
-            answers[reply.client] = reply
-        else:
-            # Late, sent twice, or from a client that was not asked: it has moved, and counts for nothing else.
-            ledger.append(LedgerEntry(round, reply.client, Direction.UPLOAD, FRAMING, len(reply.frame)))
+    answers, strays = first_answers(replies, round, cohort)
+    ledger += strays
     updates, records = [], []
     for client in sorted(cohort):
         update, record, received = accept(answers.get(client), algorithm, wire, round, client)
@@ -79,7 +77,7 @@ def play(
     else:
         own = versions.without_track(state)
         new = (algorithm.step(own, updates) if updates else own) | track.after(records).to_streams()
-    return Played(new, tuple(records), tuple(ledger))
+    return Played(new, tuple(records), tuple(ledger), measure_drift(updates, algorithm.moving))
 
 
 def _downloads(
@@ -93,6 +91,23 @@ def _downloads(
     bases = {client: track.base(client) for client in cohort}
     frames = {base: track.frame(wire, base) for base in set(bases.values())}
     return {client: frames[base] for client, base in bases.items()}, track
+
+
+def first_answers(
+    replies: Sequence[Reply], round: int, cohort: Sequence[int]
+) -> tuple[dict[int, Reply], list[LedgerEntry]]:
+    """The first reply of each client that was asked; the bytes of what came besides.
+
+    What is late, sent twice, or from a client that was not asked has moved, and counts for nothing else.
+    """
+    answers: dict[int, Reply] = {}
+    strays = []
+    for reply in replies:
+        if reply.round == round and reply.client in cohort and reply.client not in answers:
+            answers[reply.client] = reply
+        else:
+            strays.append(LedgerEntry(round, reply.client, Direction.UPLOAD, FRAMING, len(reply.frame)))
+    return answers, strays
 
 
 def accept(

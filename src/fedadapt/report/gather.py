@@ -22,6 +22,14 @@ RECENT = 5
 """Rounds whose mean duration tells how long the rest will take."""
 
 
+class AccuracyOf(StrEnum):
+    """What the accuracy of a run is of."""
+
+    GLOBAL = "global model"
+    OWN = "clients' own models"
+    PART = "shared part alone"
+
+
 class Condition(StrEnum):
     """How it stands with a run."""
 
@@ -39,8 +47,7 @@ class RunSummary:
         path: the run directory.
         manifest: what was written down before the first round: configuration, plan, backbone, data, versions.
         rounds: the last committed round; 0 is before training.
-        accuracy_by_round: on the global test set (0..1), for the rounds that measured it.
-        loss_by_round: likewise.
+        metrics: by name and round, for the rounds that measured them.
         upload_by_round: bytes from the clients up to and including a round, for every round from 0.
         download_by_round: bytes to the clients, likewise.
         group_bytes: bytes over all rounds by direction and group of tensors.
@@ -57,8 +64,7 @@ class RunSummary:
     path: Path
     manifest: Mapping[str, Any]
     rounds: int
-    accuracy_by_round: Mapping[int, float]
-    loss_by_round: Mapping[int, float]
+    metrics: Mapping[str, Mapping[int, float]]
     upload_by_round: Mapping[int, int]
     download_by_round: Mapping[int, int]
     group_bytes: Mapping[tuple[Direction, str], int]
@@ -69,6 +75,37 @@ class RunSummary:
     seconds_by_round: Mapping[int, float]
     cpu_s: float
     held: bool
+
+    @property
+    def accuracy_of(self) -> AccuracyOf:
+        """What accuracy and loss are of.
+
+        Where clients keep tensors, such as their norms, the shared ones make a model only with theirs. Then it is
+        their own models on their own held-out samples, or, if they hold none out, something that nobody has.
+        """
+        if not self.keeps:
+            return AccuracyOf.GLOBAL
+        return AccuracyOf.OWN if "client_accuracy_mean" in self.metrics else AccuracyOf.PART
+
+    @property
+    def keeps(self) -> bool:
+        """Whether clients keep some of the tensors that training changes."""
+        return any(row.get("travels") == "kept" for row in self.noted("plan", default=()))
+
+    @property
+    def accuracy_by_round(self) -> Mapping[int, float]:
+        """Accuracy (0..1) of what `accuracy_of` says, for the rounds that measured it; a mean over clients if of theirs."""
+        return self._of_models("accuracy")
+
+    @property
+    def loss_by_round(self) -> Mapping[int, float]:
+        """Mean cross-entropy, likewise."""
+        return self._of_models("loss")
+
+    @property
+    def last_metrics(self) -> dict[str, float]:
+        """Every metric as last measured."""
+        return {name: by_round[max(by_round)] for name, by_round in self.metrics.items() if by_round}
 
     @property
     def accuracy(self) -> float | None:
@@ -183,6 +220,10 @@ class RunSummary:
         """One name a class, or none where the manifest names none."""
         return [str(name) for name in self.noted("data", "class_names", default=())]
 
+    def _of_models(self, metric: str) -> Mapping[int, float]:
+        own = self.accuracy_of is AccuracyOf.OWN
+        return self.metrics.get(f"client_{metric}_mean" if own else metric, {})
+
     def noted(self, *keys: str, default: Any = None) -> Any:
         """The manifest's entry under nested `keys`; `default` where a level is missing or null."""
         entry: Any = self.manifest
@@ -198,6 +239,7 @@ class RunSummary:
             "run": self.name,
             "rounds": self.rounds,
             "accuracy": self.accuracy,
+            "accuracy_of": str(self.accuracy_of),
             "best_accuracy": self.best_accuracy,
             "upload_bytes": self.upload_bytes,
             "download_bytes": self.download_bytes,
@@ -211,6 +253,7 @@ class RunSummary:
             "seed": self.seed,
             "adapter": self.adapter,
             "algorithm": self.algorithm,
+            "metrics": self.last_metrics,
         }
 
 
@@ -307,8 +350,7 @@ def _told(tally: _Tally, rounds: Sequence[RoundSummary], path: Path, *, held: bo
         path=path,
         manifest=tally.manifest,
         rounds=tally.last,
-        accuracy_by_round=_measured(rounds, "accuracy"),
-        loss_by_round=_measured(rounds, "loss"),
+        metrics=_metrics(rounds),
         upload_by_round=tally.cumulative(Direction.UPLOAD),
         download_by_round=tally.cumulative(Direction.DOWNLOAD),
         group_bytes=dict(tally.groups),
@@ -338,6 +380,11 @@ def labels(runs: Sequence[RunSummary]) -> list[str]:
     return unique
 
 
-def _measured(rounds: Sequence[RoundSummary], metric: str) -> dict[int, float]:
-    values = ((summary.round, summary.metrics.get(metric)) for summary in rounds)
-    return {round: value for round, value in values if value is not None and math.isfinite(value)}
+def _metrics(rounds: Sequence[RoundSummary]) -> dict[str, dict[int, float]]:
+    """Every metric by round; what is no number cannot be drawn and is left out."""
+    found: dict[str, dict[int, float]] = {}
+    for one in rounds:
+        for name, value in one.metrics.items():
+            if math.isfinite(value):
+                found.setdefault(name, {})[one.round] = value
+    return found

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedadapt.errors import ConfigError
 from fedadapt.report import figures
+from fedadapt.report.accuracy import accuracy_sections, measure_section, measured_on, target_section
 from fedadapt.report.document import (
     Html,
     document,
@@ -31,31 +32,48 @@ from fedadapt.report.tables import (
     format_bytes,
     format_seconds,
 )
+from fedadapt.report.targets import USUAL
 from fedadapt.runs.records import Direction
 
 
-def write_page(runs: Sequence[Path], out: Path, *, live_s: int | None = None) -> Path:
+def write_page(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    live_s: int | None = None,
+    targets: Sequence[str] = USUAL,
+    reference: str | None = None,
+) -> Path:
     """Writes the report of the runs in `runs` to the file `out`, at once or not at all.
 
     Args:
         runs: run directories; they may still be going on.
         out: the HTML file; it is replaced.
         live_s: the open page reads itself again after so many seconds, until every run is finished.
+        targets: accuracies to tell the rounds and bytes to; see `make_targets`.
+        reference: likewise.
 
     Returns:
         `out`.
 
     Raises:
-        ConfigError: there are no runs.
+        ConfigError: there are no runs, or a target is none.
         RunError: a run is missing, damaged or has no committed round, or `out` cannot be written.
     """
     if not runs:
         raise ConfigError("a report needs at least one run directory, got none; name one")
-    return write_atomically(out, render([summarise(path) for path in runs], live_s=live_s))
+    found = [summarise(path) for path in runs]
+    return write_atomically(out, render(found, live_s=live_s, targets=targets, reference=reference))
 
 
-def render(runs: Sequence[RunSummary], *, live_s: int | None = None) -> str:
-    """The report as one HTML document; `live_s` as for `write_page`."""
+def render(
+    runs: Sequence[RunSummary],
+    *,
+    live_s: int | None = None,
+    targets: Sequence[str] = USUAL,
+    reference: str | None = None,
+) -> str:
+    """The report as one HTML document; arguments as for `write_page`."""
     names = labels(runs)
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs compared"
     header = [element("h1", title), element("p", _lead(runs), class_="lead")]
@@ -63,7 +81,9 @@ def render(runs: Sequence[RunSummary], *, live_s: int | None = None) -> str:
         header.append(_key_numbers(runs[0]))
     body = [
         _summary(runs),
-        *_accuracy(runs),
+        *accuracy_sections(runs),
+        *target_section(runs, targets, reference),
+        *measure_section(runs),
         _bytes(runs),
         *_clients(runs),
         *_plans(runs),
@@ -84,19 +104,12 @@ def _lead(runs: Sequence[RunSummary]) -> str:
     return " · ".join(f"{name} {', '.join(dict.fromkeys(values))}" for name, values in parts.items())
 
 
-def _measured_on(runs: Sequence[RunSummary]) -> str:
-    """Which split accuracy and loss are of."""
-    named = {"test": "global test set", "validation": "validation split"}
-    splits = dict.fromkeys(str(run.noted("data", "measured_on", default="test")) for run in runs)
-    return " or ".join(named.get(split, split) for split in splits)
-
-
 def _key_numbers(run: RunSummary) -> Html:
     of_planned = "" if run.finished else f" of {run.planned_rounds}"
     left = run.time_left_s if run.condition is Condition.RUNNING else None
     return facts(
         [
-            (f"accuracy, {_measured_on([run])}", format_accuracy(run.accuracy)),
+            (f"accuracy, {measured_on([run])}", format_accuracy(run.accuracy)),
             ("bytes moved, both ways", format_bytes(run.total_bytes)),
             ("backbone, for a client without it", format_bytes(run.once_bytes)),
             (f"rounds, {run.condition}", f"{run.rounds}{of_planned}"),
@@ -117,72 +130,12 @@ def _summary(runs: Sequence[RunSummary]) -> Html:
     return section(
         "Summary",
         table(
-            f"Accuracy on the {_measured_on(runs)}, bytes and time",
+            f"Accuracy on the {measured_on(runs)}, bytes and time",
             [run.title, *(column.title for column in columns)],
             zip(names, *(column.cells for column in columns), strict=True),
             numeric=[False, *(column.numeric for column in columns)],
         ),
         note=compare_note(runs),
-    )
-
-
-def _accuracy(runs: Sequence[RunSummary]) -> Iterator[Html]:
-    names, split = labels(runs), _measured_on(runs)
-    if any(run.accuracy_by_round for run in runs):
-        yield section(
-            "Accuracy by round",
-            figure(
-                "accuracy-by-round",
-                figures.accuracy_by_round(runs),
-                f"Line chart of accuracy by round: {_ends(runs)}",
-                table(
-                    f"Accuracy on the {split}, by round",
-                    ["round", *names],
-                    _by_round([run.accuracy_by_round for run in runs], _percent),
-                ),
-            ),
-            note=f"On the {split}. Round 0 is the model before any training.",
-        )
-        yield _accuracy_by_bytes(runs)
-    if any(run.loss_by_round for run in runs):
-        yield section(
-            "Loss by round",
-            figure(
-                "loss-by-round",
-                figures.loss_by_round(runs),
-                f"Line chart of the loss on the {split} by round.",
-                table(
-                    f"Loss on the {split}, by round",
-                    ["round", *names],
-                    _by_round([run.loss_by_round for run in runs], "{:.4f}".format),
-                ),
-            ),
-            note=f"On the {split}.",
-        )
-
-
-def _accuracy_by_bytes(runs: Sequence[RunSummary]) -> Html:
-    title = "Accuracy by bytes moved"
-    points = [
-        (name, round, format_bytes(moved), _percent(accuracy))
-        for name, run in zip(labels(runs), runs, strict=True)
-        for round, moved, accuracy in figures.moved_points(run)
-    ]
-    if not points:
-        return section(title, note="Nothing has moved yet.")
-    return section(
-        title,
-        figure(
-            "accuracy-by-bytes",
-            figures.accuracy_by_bytes(runs),
-            f"Line chart of accuracy by bytes moved, on a logarithmic axis: {_ends(runs)}",
-            table(
-                "Accuracy by bytes moved, both ways and all clients",
-                ["run", "round", "moved", "accuracy"],
-                points,
-            ),
-        ),
-        note="What each point of accuracy cost: up and left is better. The axis of bytes is logarithmic.",
     )
 
 
@@ -341,25 +294,6 @@ def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _percent(accuracy: float) -> str:
-    return f"{100 * accuracy:.2f} %"
-
-
-def _by_round(
-    series: Sequence[Mapping[int, float]], write: Callable[[float], str]
-) -> Iterator[tuple[object, ...]]:
-    for round in sorted({round for values in series for round in values}):
-        yield round, *(write(values[round]) if round in values else UNKNOWN for values in series)
-
-
-def _ends(runs: Sequence[RunSummary]) -> str:
-    parts = (
-        f"{name} ends at {format_accuracy(run.accuracy)} with {format_bytes(run.total_bytes)} moved"
-        for name, run in zip(labels(runs), runs, strict=True)
-    )
-    return f"{'; '.join(parts)}."
 
 
 def _extremes(runs: Sequence[RunSummary]) -> str:

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from fedadapt.report.gather import RunSummary, labels
+from fedadapt.report.gather import AccuracyOf, RunSummary, labels
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 """Powers of 1024."""
@@ -20,7 +20,7 @@ UNKNOWN = "–"
 
 STACKS = (
     ("run", "adapter", "algorithm"),
-    ("accuracy", "points"),
+    ("accuracy", "points", "of"),
     ("bytes up", "bytes down"),
     ("bytes total", "share", "of last round"),
     ("with backbone", "share with it", "backbone once"),
@@ -113,6 +113,7 @@ def compare_columns(runs: Sequence[RunSummary]) -> tuple[Column, ...]:
         Column("algorithm", False, tuple(run.algorithm for run in runs)),
         Column("rounds", True, tuple(_rounds(run) for run in runs)),
         Column("accuracy", True, tuple(format_accuracy(run.accuracy) for run in runs)),
+        Column("of", False, tuple(str(run.accuracy_of) for run in runs)),
         Column("points", True, tuple(_points(run, reference) for run in runs)),
         Column("bytes up", True, tuple(format_bytes(run.upload_bytes) for run in runs)),
         Column("bytes down", True, tuple(format_bytes(run.download_bytes) for run in runs)),
@@ -143,6 +144,11 @@ def compare_note(runs: Sequence[RunSummary]) -> str:
         "Bytes are summed over all clients and rounds. The backbone is not among them but where it says so: "
         "once for every client that was asked, as if none had it before."
     )
+    if any(run.accuracy_of is not AccuracyOf.GLOBAL for run in runs):
+        note = (
+            "Where clients keep tensors, accuracy is of their own models on their own held-out samples, in the mean; "
+            f"or, where they hold none out, of the shared part alone, which is nobody's model. {note}"
+        )
     if len(runs) == 1:
         return note
     name = labels(runs)[reference_run(runs)]
@@ -172,6 +178,23 @@ def compare_table(runs: Sequence[RunSummary]) -> Table:
     return table
 
 
+def plain_table(columns: Sequence[Column], note: str = "") -> Table:
+    """Columns side by side for the terminal; text folds before a number does."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    if note:
+        table.caption = Text(note, style="dim", overflow="fold")
+    for column in columns:
+        table.add_column(
+            Text(column.title),
+            justify="right" if column.numeric else "left",
+            no_wrap=column.numeric,
+            overflow="fold",
+        )
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*map(Text, cells))
+    return table
+
+
 def _stacked(cells: Sequence[str]) -> Text:
     """Cells of one run, one above the other; the first counts, the others explain it."""
     return Text("\n").join(
@@ -185,6 +208,9 @@ def _rounds(run: RunSummary) -> str:
 
 def _points(run: RunSummary, reference: RunSummary) -> str:
     if run is reference or run.accuracy is None or reference.accuracy is None:
+        return UNKNOWN
+    if run.accuracy_of is not reference.accuracy_of:
+        # Other models on other samples: the difference would say nothing.
         return UNKNOWN
     # Rounding can leave a negative zero.
     return f"{round(100 * (run.accuracy - reference.accuracy), 1) + 0.0:+.1f}"
