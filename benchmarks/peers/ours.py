@@ -9,7 +9,6 @@ from fedadapt.engines.local import LocalEngine
 from fedadapt.experiment.build import Clients, build
 from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.federation.round import play as play_round
-from fedadapt.federation.sampling import sample_cohort
 
 work, arguments = parse()
 config = make_config({
@@ -40,7 +39,7 @@ def play() -> None:
     """One round."""
     global state, number  # noqa: PLW0603 - a script
     number += 1
-    cohort = sample_cohort(work.clients, work.cohort, number, experiment.seeds)
+    cohort = experiment.population.asked(number)
     flow = play_round(experiment.algorithm, experiment.wire, state, number, cohort)
     requests = next(flow)
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,14 +85,16 @@ def pooled() -> NormPolicy:
 
 
 class Pass:
-    """What a forward pass needs to know besides its input, shared by all norms of one model.
+    """What a forward pass needs to know besides its input, shared by all norms and branches of one model.
 
     Attributes:
         training: whether moving norms use and update batch statistics.
         mask: ``[K, B]``, which samples are real; None if all are.
+        noise: what each client's dropout follows from; empty if nothing is dropped.
     """
 
     def __init__(self) -> None:
+        self.noise: Sequence[int] = ()
         self.training = False
         self.mask: Bool[Tensor, "K B"] | None = None
 

@@ -14,9 +14,10 @@ from fedadapt.engines.local import LocalEngine
 from fedadapt.errors import DataError, Interrupted, RunError
 from fedadapt.experiment import resume, run
 from fedadapt.experiment.build import build, build_data
-from fedadapt.experiment.export import export_merged
+from fedadapt.experiment.export import export
 from fedadapt.experiment.forecast import forecast
 from fedadapt.experiment.run import Watcher
+from fedadapt.federation.messages import Reply
 from fedadapt.registry import names
 from fedadapt.runs.records import Direction, Outcome
 from fedadapt.runs.store import FILE, RunStore
@@ -145,6 +146,49 @@ def test_the_ledger_is_the_frames_and_the_forecast(tmp_path, monkeypatch, adapte
     }
 
 
+WARM = ("head={name='trained', start='class_means'}", "cohort=2")
+
+
+@pytest.mark.parametrize("settings", [WARM, ("codec=int8", *WARM)], ids=["float32", "int8"])
+def test_a_run_that_starts_from_class_means(tmp_path, monkeypatch, settings):
+    """Round 0 is the exchange: foretold to the byte, better than chance before training, the same when it is resumed."""
+    path = run(tiny(*settings), tmp_path / "whole")
+    expected = outcome(path)
+    with RunStore.read(path) as store:
+        ledger = store.ledger()
+    assert {entry.client for entry in ledger if entry.round == 0} == {0, 1, 2, 3}
+    told = forecast(build(tiny(*settings)))
+    assert told["run_bytes"] == sum(entry.num_bytes for entry in ledger)
+    assert sum(told["first_bytes"].values()) == sum(e.num_bytes for e in ledger if e.round == 0)
+    assert told["clients_seen"] == 4
+    accuracies = [metrics["accuracy"] for _, metrics in expected["rounds"]]
+    plain = [metrics["accuracy"] for _, metrics in outcome(run(tiny(), tmp_path / "plain"))["rounds"]]
+    assert accuracies[0] > plain[0] + 0.2
+    exchange = LocalEngine.exchange
+
+    def dying(self, requests):
+        if requests[0].round == 0:
+            raise Stopped
+        return exchange(self, requests)
+
+    with pytest.raises(Stopped):
+        run(tiny(*settings), tmp_path / "late", watcher=StopAfter(0))
+    assert outcome(resume(tmp_path / "late" / "tiny")) == expected
+    monkeypatch.setattr(LocalEngine, "exchange", dying)
+    with pytest.raises(Stopped):
+        run(tiny(*settings), tmp_path / "early")
+    monkeypatch.setattr(LocalEngine, "exchange", exchange)
+    assert outcome(resume(tmp_path / "early" / "tiny")) == expected
+
+
+def test_a_run_in_which_nobody_says_class_means_ends(tmp_path, monkeypatch):
+    """Nothing can be begun; the line names a client and its reason."""
+    failing = lambda self, requests: [Reply(r.round, r.client, failure="fell ill") for r in requests]  # noqa: E731
+    monkeypatch.setattr(LocalEngine, "exchange", failing)
+    with pytest.raises(RunError, match=r"none of 4 clients gave class means.* client 0 failed: fell ill"):
+        run(tiny(*WARM), tmp_path)
+
+
 def test_adapters_are_compared_under_one_protocol(tmp_path):
     """All adapters start from the same accuracy, see the same cohorts, and differ in what they send."""
     outcomes = {a: outcome(run(tiny(f"adapter={a}", "cohort=3", "rounds=2"), tmp_path / a)) for a in ADAPTERS}
@@ -250,7 +294,7 @@ def test_other_weights_are_noticed(tmp_path, weights):
     with pytest.raises(RunError, match=r"began on backbone .* here it is"):
         resume(tmp_path / "runs" / "tiny")
     with pytest.raises(RunError, match=r"began on backbone .* here it is"):
-        export_merged(tmp_path / "runs" / "tiny", tmp_path / "out.safetensors")
+        export(tmp_path / "runs" / "tiny", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
     weights(0)
     assert outcome(resume(tmp_path / "runs" / "tiny")) == outcome(run(config, tmp_path / "whole"))

@@ -56,21 +56,8 @@ def test_an_engine_tells_its_progress_and_respects_the_model():
     told = []
     party = tiny_party(tiny_model("full"))
     engine = LocalEngine(party, 8, told.append)
-    assert engine.chunk == 1
     engine.exchange(requests_of(party, [0, 3, 5]))
     assert told == [1, 2, 3]
-
-
-def test_the_chunk_follows_from_shapes():
-    """A step's largest map fills the cache: 2 MiB over 4 bytes x 10 images x the values of the map, rounded down."""
-    party = tiny_party(tiny_model())
-    party = replace(party, train=party.train.model_copy(update={"batch_size": 10}))
-    largest, together = party.model.map_values(party.split.images.shape[1:])
-    assert largest <= together
-    assert LocalEngine(party).chunk == 2 * 2**20 // (4 * 10 * largest)
-    huge = replace(party, train=party.train.model_copy(update={"batch_size": 10**6}))
-    assert LocalEngine(huge).chunk == 1
-    assert LocalEngine(party, 3).chunk == 3
 
 
 def test_a_client_without_samples_fails_by_message():

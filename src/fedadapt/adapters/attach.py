@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedadapt.adapters.adapter import Adapter
+from fedadapt.adapters.dropout import Dropout
 from fedadapt.adapters.heads import HeadPolicy, trained_head
 from fedadapt.adapters.placement import choose
 from fedadapt.adapters.probe import noise, probe
@@ -164,6 +165,7 @@ class AdaptedModel:
         *,
         mask: Bool[Tensor, "K B"] | None = None,
         training: bool = False,
+        noise: Sequence[int] = (),
     ) -> Float[Tensor, "N D"]:
         """Logits in fp32.
 
@@ -173,8 +175,9 @@ class AdaptedModel:
             images: client-major, K*B of them.
             mask: which samples are real; only moving statistics look at it. None if all are.
             training: whether moving statistics move.
+            noise: what each client's dropout follows from; empty to drop nothing.
         """
-        self._pass.mask, self._pass.training = mask, training
+        self._pass.mask, self._pass.training, self._pass.noise = mask, training, noise
         tensors = {
             name: tensor.squeeze(0).to(self.dtype) if name in self._plain else tensor
             for name, tensor in params.items()
@@ -189,13 +192,14 @@ class AdaptedModel:
         *,
         mask: Bool[Tensor, "K B"] | None = None,
         training: bool = False,
+        noise: Sequence[int] = (),
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N F"]]:
         """Logits, and the features that the head made them from; arguments as in a call."""
         seen: list[Tensor] = []
         head = self.module.get_submodule(self.backbone.head)
         handle = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         try:
-            logits = self(params, images, mask=mask, training=training)
+            logits = self(params, images, mask=mask, training=training, noise=noise)
         finally:
             handle.remove()
         return logits, seen[0].float()
@@ -238,7 +242,11 @@ class AdaptedModel:
         for site in sites:
             self._refuse_shared(site.name)
             generator = Seeds(self.seed).torch(f"branch {site.name}")
-            self.module.set_submodule(site.name, branches.build(site, generator))
+            host = branches.build(site, generator)
+            if branches.placement.dropout:
+                drop = Dropout(site.name, branches.placement.dropout, self._pass)
+                host.get_submodule("adapter").register_forward_pre_hook(drop)
+            self.module.set_submodule(site.name, host)
         return sites
 
     def _no_site(self, found: list[Site]) -> str:

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from fedadapt.engines.chunks import ChunkSize, cut
+from fedadapt.engines.engine import MakeEngine
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.serve import Party, serve
-
-CACHE_BYTES = 2 * 2**20
-"""What the largest map of a step may take on a processor, so that the next layer finds it in the cache."""
-
-MEMORY_BYTES = 2**30
-"""What the tensors of all clients of a chunk may take together."""
-
-
-def choose_chunk(party: Party) -> int:
-    """How many clients to train together, from shapes alone, so that it is the same wherever a run goes on.
-
-    On a processor a step's largest map has to fit the cache: with more clients there are fewer calls, but each waits
-    for memory. Everywhere maps, gradients, trained tensors and the optimiser's state have to fit the memory.
-    """
-    largest, together = party.model.map_values(party.split.images.shape[1:])
-    values = sum(tensor.numel() for tensor in party.model.start.values())
-    # Forward and backward keep about two of each map; start, end, gradient and two moments of each tensor.
-    per_client = 4 * (2 * party.train.batch_size * together + 5 * values)
-    fits = MEMORY_BYTES // per_client
-    if next(iter(party.model.start.values())).device.type == "cpu":
-        fits = min(fits, CACHE_BYTES // (4 * party.train.batch_size * largest))
-    return max(1, fits)
+from fedadapt.registry import register
 
 
 class LocalEngine:
@@ -35,24 +17,34 @@ class LocalEngine:
 
     Args:
         party: holds all clients' data.
-        chunk: clients trained together; None for as many as `choose_chunk` says. It changes speed and memory, not
-            results.
+        chunk: clients trained together; None picks. It changes speed and memory, not results.
         on_clients: told after every chunk how many clients are done.
     """
+
+    cpu_s = 0.0
 
     def __init__(
         self, party: Party, chunk: int | None = None, on_clients: Callable[[int], None] = lambda count: None
     ) -> None:
-        wanted = chunk or choose_chunk(party)
         self.party = party
-        self.chunk = min(wanted, party.model.max_clients or wanted)
+        self.chunk = chunk
         self.on_clients = on_clients
 
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
-        """Serves the requests chunk by chunk, clients of like size together so that little is padded."""
-        by_size = sorted(requests, key=lambda r: (len(self.party.indices[r.client]), r.client))
+        """Serves the requests chunk by chunk."""
         replies: list[Reply] = []
-        for begin in range(0, len(by_size), self.chunk):
-            replies += serve(by_size[begin : begin + self.chunk], self.party)
+        for chunk in cut(requests, self.party, self.chunk):
+            replies += serve(chunk, self.party)
             self.on_clients(len(replies))
         return replies
+
+
+@register("engine", "local")
+@contextmanager
+def local(chunk: ChunkSize | None = None) -> Iterator[MakeEngine]:
+    """All clients in this process.
+
+    Args:
+        chunk: clients trained together; none: by itself.
+    """
+    yield lambda party, blueprint: LocalEngine(party, chunk)

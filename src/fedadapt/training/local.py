@@ -28,10 +28,24 @@ class Model(Protocol):
 
     moving: list[str]
 
-    def __call__(self, params: Params, images: Tensor, *, mask: Tensor | None, training: bool) -> Tensor: ...
+    def __call__(
+        self,
+        params: Params,
+        images: Tensor,
+        *,
+        mask: Tensor | None,
+        training: bool,
+        noise: Sequence[int] = (),
+    ) -> Tensor: ...
 
     def with_features(
-        self, params: Params, images: Tensor, *, mask: Tensor | None, training: bool
+        self,
+        params: Params,
+        images: Tensor,
+        *,
+        mask: Tensor | None,
+        training: bool,
+        noise: Sequence[int] = (),
     ) -> tuple[Tensor, Tensor]:
         """Logits, and the features that they are made from."""
         ...
@@ -132,7 +146,9 @@ def train(
     with torch.no_grad():
         for batch in batches:
             images = normalise(batch.images.to(device), mean, std, torch.float32)
-            loss = _Loss(model, images, batch.labels.to(device), batch.mask.to(device), config, hooks)
+            loss = _Loss(
+                model, images, batch.labels.to(device), batch.mask.to(device), batch.noise, config, hooks
+            )
             first = loss.at(params, trained)
             gradients = hooks.gradient(first)(trained)
             active = loss.count > 0
@@ -185,11 +201,12 @@ class _Loss:
         images: Tensor,
         labels: Int64[Tensor, "K B"],
         mask: Tensor,
+        noise: Sequence[int],
         config: TrainConfig,
         hooks: Hooks,
     ) -> None:
         self._model, self._images, self._labels, self._mask = model, images, labels, mask
-        self._config, self._hooks = config, hooks
+        self._noise, self._config, self._hooks = noise, config, hooks
         self._seen = False
         self.count = mask.sum(1)
         self._references = [
@@ -224,11 +241,13 @@ class _Loss:
 
     def _mean(self, params: Params) -> Float[Tensor, " K"]:
         """Each client's mean loss over its real samples."""
-        shape, contrast = self._mask.shape, self._hooks.contrast
+        shape, contrast, mask, noise = self._mask.shape, self._hooks.contrast, self._mask, self._noise
         if contrast is None:
-            logits = self._model(params, self._images, mask=self._mask, training=True)
+            logits = self._model(params, self._images, mask=mask, training=True, noise=noise)
         else:
-            logits, features = self._model.with_features(params, self._images, mask=self._mask, training=True)
+            logits, features = self._model.with_features(
+                params, self._images, mask=mask, training=True, noise=noise
+            )
         if self._hooks.adjust is not None:
             logits = self._hooks.adjust(self._by_client(logits)).flatten(0, 1)
         each = functional.cross_entropy(

@@ -1,0 +1,57 @@
+"""A cohort is cut by who holds how much, and by nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from contracts.cases import SIZES, tiny_model, tiny_party
+
+from fedadapt.engines.chunks import CACHE_BYTES, cut, fitting
+from fedadapt.engines.local import LocalEngine
+from fedadapt.federation.messages import Request
+
+
+def clients_of(chunks):
+    """The client numbers of each chunk."""
+    return [[request.client for request in chunk] for chunk in chunks]
+
+
+def requests(clients):
+    """Requests without content."""
+    return [Request(1, client, b"") for client in clients]
+
+
+def test_clients_of_like_size_are_together():
+    """By hand, sizes 1, 3, 8, 5, 9, 2 of clients 0 to 5: in pairs 0 and 5, 1 and 3, 2 and 4, in whatever order asked."""
+    party = tiny_party(tiny_model(), sizes=SIZES[:6])
+    for order in ([0, 1, 2, 3, 4, 5], [4, 2, 0, 5, 3, 1]):
+        assert clients_of(cut(requests(order), party, 2)) == [[0, 5], [1, 3], [2, 4]]
+
+
+@pytest.mark.parametrize(
+    ("size", "processes", "expected"), [(None, 1, [16]), (None, 3, [6, 6, 4]), (5, 3, [5, 5, 5, 1])]
+)
+def test_every_process_gets_a_chunk_unless_told_otherwise(size, processes, expected):
+    """Sixteen clients for three processes are six each, where memory allows; a size that is given is kept."""
+    party = tiny_party(tiny_model())
+    assert fitting(party) > 16
+    assert [len(chunk) for chunk in cut(requests(range(16)), party, size, processes)] == expected
+
+
+def test_a_chunk_fills_the_cache():
+    """A step's largest map is the cache's: its bytes over 4 bytes x images x values of the map, rounded down."""
+    party = tiny_party(tiny_model(), batch_size=100)
+    largest, together = party.model.map_values(party.split.images.shape[1:])
+    assert largest <= together
+    fits = fitting(party)
+    assert fits == CACHE_BYTES // (4 * 100 * largest)
+    assert max(len(chunk) for chunk in cut(requests(range(16)), party, None)) == min(fits, 16)
+    huge = tiny_party(tiny_model(), batch_size=10**6)
+    assert [len(chunk) for chunk in cut(requests(range(3)), huge, None)] == [1, 1, 1]
+
+
+def test_a_model_of_one_client_is_served_alone():
+    """Full fine-tuning has no client axis, so every chunk is one client; nobody asked, no chunk."""
+    party = tiny_party(tiny_model("full"))
+    assert [len(chunk) for chunk in cut(requests([0, 3, 5]), party, 8)] == [1, 1, 1]
+    assert cut([], party, 8) == []
+    assert LocalEngine(party).exchange([]) == []
