@@ -25,6 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from fedadapt.experiment.build import processor
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 VENVS = ROOT / ".peers"
@@ -38,6 +40,9 @@ SIMULATORS: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     "flower": ("flower_simulation.py", "flower", ()),
     "flower-2": ("flower_simulation.py", "flower", ("--cpus", "2")),
 }
+MARGIN = 0.6
+"""The part of a committed ratio that is still no regression: machines differ, and neighbours disturb."""
+
 DISTRIBUTIONS = ("torch", "numpy", "flwr", "ray", "pfl")
 
 
@@ -171,6 +176,17 @@ def show(result: dict[str, Any]) -> None:
         print(f"{name:<18}{wall:>9.3f}{cpu:>9.3f}{result['startup_s'][name]:>9.1f}{ratios}")
 
 
+def regressions(fresh: dict[str, Any], committed: list[dict[str, Any]]) -> list[str]:
+    """Where the fresh ratios of processor time are below what was committed by more than the margin."""
+    before = next((r["times"] for r in committed if r["work"] == fresh["work"]), {})
+    return [
+        f"{fresh['work']}: {ours} is {times['cpu_s']:.2f}x {theirs}, committed {was['cpu_s']:.2f}x"
+        for ours, versus in fresh["times"].items()
+        for theirs, times in versus.items()
+        if (was := before.get(ours, {}).get(theirs)) and times["cpu_s"] < MARGIN * was["cpu_s"]
+    ]
+
+
 def setup(*, share_torch: bool) -> None:
     """Makes the peers' environments."""
     for requirements in sorted((HERE / "peers").glob("*.txt")):
@@ -184,15 +200,15 @@ def setup(*, share_torch: bool) -> None:
         subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", str(requirements)], check=True)
 
 
-def write(results: list[dict[str, Any]], folder: Path) -> Path:
-    """Puts results in this machine's file, in the place of older ones of the same work."""
-    sys.path.insert(0, str(ROOT / "src"))
-    from fedadapt.experiment.build import processor
+def machine_file(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """The file of this machine, and the results in it."""
+    path = folder / f"simulation_{re.sub(r'[^a-z0-9]+', '-', processor().lower()).strip('-')}.json"
+    return path, json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
 
-    slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
-    path = folder / f"simulation_{slug}.json"
-    old = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
-    done = {result["work"] for result in results}
+
+def write(result: dict[str, Any], folder: Path) -> Path:
+    """Puts a result in this machine's file, in the place of an older one of the same work."""
+    path, old = machine_file(folder)
     document = {
         "hardware": {
             "name": processor(),
@@ -200,7 +216,9 @@ def write(results: list[dict[str, Any]], folder: Path) -> Path:
             "cores": len(os.sched_getaffinity(0)),
         },
         "python": platform.python_version(),
-        "results": sorted([r for r in old if r["work"] not in done] + results, key=lambda r: r["work"]),
+        "results": sorted(
+            [r for r in old if r["work"] != result["work"]] + [result], key=lambda r: r["work"]
+        ),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -229,6 +247,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=5, help="rounds of each")
     parser.add_argument("--share", type=int, default=1, help="do one in so many of the clients or samples")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the JSON file")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if slower than committed")
     return parser.parse_args()
 
 
@@ -238,6 +257,7 @@ def main() -> None:
     if arguments.setup:
         setup(share_torch=arguments.share_torch)
         return
+    slower: list[str] = []
     for work in arguments.works:
         # Nothing is computed in the floor, so precision means nothing, and only Flower has messages to compare.
         names = ["fedadapt/fp32", "flower/fp32"] if work.startswith("W4") else arguments.simulators
@@ -248,7 +268,12 @@ def main() -> None:
             "took_s": time.perf_counter() - began,
         }
         show(result)
-        print(f"written: {write([result], arguments.out)}")
+        if arguments.check:
+            slower += regressions(result, machine_file(arguments.out)[1])
+        else:
+            print(f"written: {write(result, arguments.out)}")
+    if slower:
+        sys.exit("\n".join(slower))
 
 
 if __name__ == "__main__":
