@@ -7,10 +7,10 @@ ADAPTERS := $(RUNS)/quickstart-adapters
 FULL := $(RUNS)/quickstart-full
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check fix bench clean
+.PHONY: help setup demo test test-slow check fix bench bench-peers bench-check clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## make .venv with fedadapt and every tool, or bring it up to date
 
@@ -46,6 +46,13 @@ fix: setup ## format, and repair what the linter can repair
 
 bench: setup ## measure the cohort's speed on this machine
 	$(BIN)/python benchmarks/cohort.py --out benchmarks/results
+
+bench-peers: setup ## measure whole rounds against Flower's simulation, pfl-research and a plain loop
+	$(BIN)/python benchmarks/simulation.py --setup
+	$(BIN)/python benchmarks/simulation.py
+
+bench-check: setup ## fail if this tree is much slower, against the same peers, than the committed results say
+	$(BIN)/python benchmarks/simulation.py --check --pairs 3 --share 4 --works W1 W2 W3
 
 clean: ## remove caches and build products; .venv and runs stay
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache .coverage build dist

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
-from work import BEGAN, Clock, Work, network, parse, say, time, train_client, trained, wait_for_order
+from work import BEGAN, Clock, held, network, parse, say, time, train_client, trained, wait_for_order
 
 work, arguments = parse()
 client_app, server_app = ClientApp(), ServerApp()
 precision = arguments.precision
-
-
-@cache
-def held(work: Work) -> tuple[Any, torch.Tensor, torch.Tensor]:
-    """What an actor keeps."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    return network(work), work.images(), work.labels()
 
 
 @client_app.train()
@@ -31,7 +20,7 @@ def train(message: Message, context: Context) -> Message:
     net, images, labels = held(work)
     net.load_state_dict(message.content["arrays"].to_torch_state_dict(), strict=False)
     own = work.indices(int(context.node_config["partition-id"]) % work.clients)
-    train_client(net, images[own], labels[own], work.batch, precision)
+    train_client(work, net, images[own], labels[own], precision)
     arrays = ArrayRecord({name: tensor.detach() for name, tensor in trained(net).items()})
     return Message(content=RecordDict({"arrays": arrays}), reply_to=message)
 

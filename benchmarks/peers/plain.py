@@ -17,7 +17,7 @@ def play() -> None:
     for client in torch.randperm(work.clients, generator=generator)[: work.cohort].tolist():
         net.load_state_dict(state, strict=False)
         own = work.indices(client)
-        train_client(net, images[own], labels[own], work.batch, arguments.precision)
+        train_client(work, net, images[own], labels[own], arguments.precision)
         for name, tensor in trained(net).items():
             sums[name] += tensor.detach()
     for name, tensor in sums.items():

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -34,6 +35,8 @@ class Work:
         batch: of a step.
         pixels: of a side.
         width: of the ResNet-20.
+        adapter: what is trained and sent, adapters or all of it.
+        trains: whether a client does; otherwise it sends back what it got.
     """
 
     clients: int
@@ -42,6 +45,8 @@ class Work:
     batch: int
     pixels: int
     width: float
+    adapter: str = "parallel"
+    trains: bool = True
 
     def images(self) -> Tensor:
         """The pool, bytes."""
@@ -62,6 +67,10 @@ WORKS = {
     "W1": Work(10, 10, 256, 32, 32, 1.0),
     "W2": Work(1_000, 100, 20, 10, 32, 1.0),
     "W3": Work(100_000, 500, 8, 4, 16, 0.25),
+    "cohort": Work(2_000, 1_000, 8, 4, 16, 0.25),
+    "W4, 10 x 10 kB": Work(10, 10, 8, 4, 16, 0.25, trains=False),
+    "W4, 100 x 10 kB": Work(100, 100, 8, 4, 16, 0.25, trains=False),
+    "W4, 10 x 44 MB": Work(10, 10, 8, 4, 16, 6.4, "full", trains=False),
 }
 
 
@@ -84,14 +93,16 @@ def network(work: Work) -> nn.Module:
     from fedadapt.backbones.resnet import cifar_resnet
 
     torch.manual_seed(0)
-    net = cifar_resnet(20, width=work.width, num_classes=CLASSES).requires_grad_(requires_grad=False)
+    net = cifar_resnet(20, width=work.width, num_classes=CLASSES).eval()
+    if work.adapter == "full":
+        return net
+    net.requires_grad_(requires_grad=False)
     for name, module in list(net.named_modules()):
         if isinstance(module, nn.Conv2d):
             net.set_submodule(name, Parallel(module))
             net.get_submodule(name).adapter.requires_grad_()
         elif isinstance(module, nn.BatchNorm2d | nn.Linear):
             module.requires_grad_()
-    net.eval()
     return net
 
 
@@ -100,10 +111,20 @@ def trained(net: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in net.named_parameters() if p.requires_grad}
 
 
-def train_client(net: nn.Module, images: Tensor, labels: Tensor, batch: int, precision: str) -> None:
+@cache
+def held(work: Work) -> tuple[nn.Module, Tensor, Tensor]:
+    """What a process keeps between clients: network, images and labels. Of a pool, each process has its own."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    return network(work), work.images(), work.labels()
+
+
+def train_client(work: Work, net: nn.Module, images: Tensor, labels: Tensor, precision: str) -> None:
     """One epoch of SGD, as one writes it."""
+    if not work.trains:
+        return
     optimizer = torch.optim.SGD(trained(net).values(), lr=LR, momentum=MOMENTUM)
-    for rows in torch.randperm(len(labels)).split(batch):
+    for rows in torch.randperm(len(labels)).split(work.batch):
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             logits = net((images[rows].float() / 255 - MEAN) / STD)
@@ -143,8 +164,8 @@ def parse() -> tuple[Work, argparse.Namespace]:
     arguments = parser.parse_args()
     work = WORKS[arguments.work]
     # A cross-silo cohort stays what it is.
-    fewer = {"samples": work.samples // arguments.share} if work.cohort == work.clients else {}
-    fewer = fewer or {"cohort": work.cohort // arguments.share}
+    name = "samples" if work.cohort == work.clients else "cohort"
+    fewer = {name: getattr(work, name) // arguments.share}
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     return replace(work, **fewer), arguments

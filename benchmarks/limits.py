@@ -1,0 +1,228 @@
+"""What bounds local training here: a step against full fine-tuning's, memory, growth, and that chunks change nothing.
+
+``python benchmarks/limits.py step memory growth curve`` measures each of them and writes one JSON file, in which
+what was measured before stays. ``curve`` also draws the learning curves of both chunk sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from simulation import HERE, ROOT, Player
+
+import fedadapt
+from fedadapt.adapters import attach
+from fedadapt.data.augment import Augment
+from fedadapt.data.batches import cohort_batches
+from fedadapt.data.dataset import Split
+from fedadapt.experiment.build import processor
+from fedadapt.params import expand
+from fedadapt.registry import create
+from fedadapt.runs.store import RunStore
+from fedadapt.seeds import Seeds
+from fedadapt.training.config import TrainConfig
+from fedadapt.training.local import train
+
+MOMENTS = ((0.5,) * 3, (0.25,) * 3)
+FEW, MANY = 4, 20
+"""Clients of a chunk between which the memory of one more is measured."""
+
+
+class Chunk:
+    """Clients that train together on noise.
+
+    Args:
+        backbone: its name.
+        adapter: likewise.
+        clients: K.
+        batch: images of a client's step.
+        steps: of each.
+    """
+
+    def __init__(self, backbone: str, adapter: str, clients: int, batch: int, steps: int) -> None:
+        seeds, count = Seeds(0), clients * batch * steps
+        generator = seeds.torch("benchmark")
+        images = torch.randint(256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8)
+        self.split = Split(images.permute(0, 3, 1, 2), torch.randint(10, (count,), generator=generator))
+        options = {"weights": None} if backbone == "resnet26" else {}
+        network = create("backbone", backbone, options)(10, seeds.torch("backbone"))
+        policy = create("norm policy", "frozen")
+        self.model = attach(network, create("adapter", adapter), policy, seeds.torch("adapter"))
+        self.config = TrainConfig(lr=0.01, batch_size=batch, device="cpu")
+        self.model.to(torch.device("cpu"), self.config.dtype)
+        self.indices, self.seeds = list(torch.arange(count).split(batch * steps)), seeds
+
+    def train(self) -> None:
+        """One epoch of all."""
+        clients = list(range(len(self.indices)))
+        batches = cohort_batches(
+            self.split,
+            self.indices,
+            clients,
+            round=1,
+            seeds=self.seeds,
+            batch_size=self.config.batch_size,
+            epochs=1,
+            augment=Augment(pad=0, flip=False),
+        )
+        mean, std = MOMENTS
+        train(
+            self.model,
+            expand(self.model.start, len(clients)),
+            batches,
+            self.config,
+            lr=0.01,
+            mean=mean,
+            std=std,
+        )
+
+
+def step() -> dict[str, Any]:
+    """Processor time of a step with adapters over that of full fine-tuning, ResNet-26, batch 64, one client."""
+    chunks = {adapter: Chunk("resnet26", adapter, 1, 64, 2) for adapter in ("parallel", "full")}
+    passes: dict[str, list[float]] = {adapter: [] for adapter in chunks}
+    for repetition in range(6):
+        for adapter in list(chunks)[:: 1 if repetition % 2 else -1]:
+            begun = time.process_time()
+            chunks[adapter].train()
+            if repetition:
+                passes[adapter].append(time.process_time() - begun)
+    ratios = [a / b for a, b in zip(passes["parallel"], passes["full"], strict=True)]
+    return {"cpu_s": passes, "ratio": statistics.median(ratios), "wanted": 0.70}
+
+
+def peak(clients: int) -> None:
+    """Prints the peak memory that training so many takes beyond what it starts from, and what autograd keeps."""
+    Chunk("resnet20", "parallel", 1, 10, 1).train()
+    chunk, kept = Chunk("resnet20", "parallel", clients, 10, 2), {}
+    frozen = {tensor.untyped_storage().data_ptr() for tensor in chunk.model.start.values()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in frozen:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    chunk.train()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        one = Chunk("resnet20", "parallel", clients, 10, 1)
+        one.train()
+    values = sum(tensor.numel() for tensor in chunk.model.start.values())
+    print(json.dumps({"peak": 1024 * (after - before), "kept": sum(kept.values()), "values": values}))
+
+
+def memory() -> dict[str, Any]:
+    """Bytes of one more client in a chunk, against its tensors, gradients, momentum and activations."""
+    found = {}
+    for clients in (FEW, MANY):
+        command = [sys.executable, __file__, "--peak", str(clients)]
+        found[clients] = json.loads(
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        )
+    few, many = found[FEW], found[MANY]
+    one_more = (many["peak"] - few["peak"]) / (MANY - FEW)
+    activations = (many["kept"] - few["kept"]) / (MANY - FEW)
+    tensors = 3 * 4 * few["values"]
+    return {
+        "one_more": one_more,
+        "tensors_gradients_momentum": tensors,
+        "activations": activations,
+        "ratio": one_more / (tensors + activations),
+        "wanted": 1.3,
+    }
+
+
+def exponent(points: dict[int, float]) -> float:
+    """The slope of a line through the logarithms."""
+    return statistics.linear_regression(
+        [math.log(x) for x in points], [math.log(y) for y in points.values()]
+    ).slope
+
+
+def growth() -> dict[str, Any]:
+    """How the time of a round grows with the cohort, and with the samples of each of ten clients."""
+    found: dict[str, Any] = {"wanted": 1.05}
+    for name, work, whole, shares in (
+        ("cohort", "cohort", 1_000, (100, 30, 10, 3, 1)),
+        ("samples", "W1", 256, (16, 8, 4, 2)),
+    ):
+        points = {}
+        for share in shares:
+            with Player("fedadapt/fp32", work, share) as player:
+                points[whole // share] = statistics.median(player.play()["cpu_s"] for _ in range(3))
+        found[name] = {"cpu_s": points, "exponent": exponent(points)}
+    return found
+
+
+def curve() -> dict[str, Any]:
+    """Accuracy by round of one recipe with chunks of one client and of all."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    found: dict[str, Any] = {}
+    figure, axes = plt.subplots(figsize=(6, 3.2))
+    for chunk, style in ((1, "-"), (10, "--")):
+        document = {
+            "name": f"chunk-{chunk}",
+            "rounds": 10,
+            "backbone": {"name": "resnet20", "width": 0.5},
+            "data": {"num_clients": 10, "limit": 600},
+            "train": {"lr": 0.05, "batch_size": 16, "device": "cpu"},
+            "engine": {"name": "local", "chunk": chunk},
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            path = fedadapt.run(fedadapt.make_config(document), Path(folder))
+            with RunStore.open(path) as store:
+                accuracy = [record.metrics["accuracy"] for record in store.rounds()]
+        found[f"K={chunk}"] = accuracy
+        axes.plot(range(len(accuracy)), accuracy, style, label=f"{chunk} clients together", linewidth=2)
+    axes.set(xlabel="round", ylabel="accuracy")
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(ROOT / "docs" / "images" / "chunks.svg", metadata={"Date": None})
+    one, many = found.values()
+    return found | {"largest_difference": max(abs(a - b) for a, b in zip(one, many, strict=True))}
+
+
+PARTS = {"step": step, "memory": memory, "growth": growth, "curve": curve}
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=[*PARTS, []])
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "limits_amd-epyc.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    if arguments.peak:
+        peak(arguments.peak)
+        return
+    document = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
+    document["hardware"] = {"name": processor(), "machine": platform.machine(), "threads": 1}
+    document["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
+    for part in arguments.parts:
+        document[part] = PARTS[part]()
+        print(part, json.dumps(document[part], indent=1))
+        arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
