@@ -19,7 +19,6 @@ from fedadapt.engines.local import LocalEngine
 from fedadapt.experiment.build import build
 from fedadapt.experiment.config import make_config
 from fedadapt.federation.round import play
-from fedadapt.federation.sampling import sample_cohort
 from fedadapt.params import Streams, to_bytes
 from fedadapt.runs.records import Outcome
 from fedadapt.runs.store import RunStore
@@ -213,9 +212,7 @@ def replay(config: Any, counted: set[tuple[int, int]]) -> tuple[Streams, float]:
     state = experiment.first_state()
     with flushed_denormals():
         for number in range(1, config.rounds + 1):
-            cohort = sample_cohort(
-                config.data.num_clients, config.cohort or config.data.num_clients, number, experiment.seeds
-            )
+            cohort = experiment.population.asked(number)
             flow = play(experiment.algorithm, experiment.wire, state, number, cohort)
             requests = [r for r in next(flow) if (number, r.client) in counted]
             try:

@@ -12,7 +12,7 @@
     │   └── DigestMismatch        6   the frame belongs to another backbone, layout or codec
     ├── ClientError               7   a client's work failed, or its update was refused
     ├── RunError                  8   a run directory that is missing, in use, damaged or full
-    │   └── RoundFailed           8   every client of a study's cell failed: training diverged, or the setting cannot work
+    │   └── RoundFailed           8   in a study, no client could do its work: training diverged
     ├── EngineError               9   an engine that cannot carry messages
     └── Interrupted             130   Ctrl-C; everything committed is safe
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -114,6 +115,24 @@ def stack(items: Sequence[Params]) -> Params:
 def expand(params: Params, clients: int) -> Params:
     """One `Params` repeated along a new leading client axis, as memory of its own."""
     return {name: tensor.expand(clients, *tensor.shape).clone() for name, tensor in params.items()}
+
+
+def as_rows(stacked: Params) -> Float[Tensor, "K P"]:
+    """All values of several clients as one matrix, a client in each row, as memory of its own.
+
+    Example:
+        >>> as_rows({"w": torch.ones(2, 1, 2), "b": torch.zeros(2)})
+        tensor([[1., 1., 0.],
+                [1., 1., 0.]])
+    """
+    return torch.cat([tensor.reshape(len(tensor), -1) for tensor in stacked.values()], dim=1)
+
+
+def from_rows(rows: Float[Tensor, "K P"], like: Params) -> Params:
+    """The tensors that `as_rows` laid into `rows`, as views, with the names and shapes of `like`."""
+    sizes = [tensor[0].numel() for tensor in like.values()]
+    parts = rows.split(sizes, dim=1)
+    return {name: part.view(tensor.shape) for (name, tensor), part in zip(like.items(), parts, strict=True)}
 
 
 def pick(stacked: Params, client: int) -> Params:

@@ -30,6 +30,7 @@ ROOMS = {
     "codec": "fedadapt.codecs",
     "sampling": "fedadapt.federation.sampling",
     "attack": "fedadapt.federation.attacks",
+    "engine": "fedadapt.engines",
 }
 """Where the factories of each kind live: a module, or a package of modules."""
 

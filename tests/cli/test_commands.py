@@ -174,9 +174,9 @@ def test_compare_and_report_for_people(finished, fedadapt):
 
 
 def test_an_adapter_is_exported_and_inspected(tmp_path, finished, fedadapt):
-    """``export --adapter`` writes what ``inspect`` describes and `load_adapter` takes."""
+    """``export --format adapter`` writes what ``inspect`` describes and `load_adapter` takes."""
     file = tmp_path / "adapter.safetensors"
-    assert fedadapt("export", finished, file, "--adapter").code == 0
+    assert fedadapt("export", finished, file, "--format", "adapter").code == 0
     ended = fedadapt("inspect", file, "--json")
     manifest = json.loads(ended.out)
     experiment = build(tiny())
@@ -194,11 +194,24 @@ def test_an_adapter_is_exported_and_inspected(tmp_path, finished, fedadapt):
 
 
 def test_the_network_is_exported(tmp_path, finished, fedadapt):
-    """``export`` writes the merged network, which is no adapter file."""
+    """``export`` writes the merged network, and ``inspect`` says which run it is from."""
     file = tmp_path / "network.safetensors"
     ended = fedadapt("export", finished, file)
     assert (ended.code, str(file) in ended.out) == (0, True)
-    assert fedadapt("inspect", file).code == 5
+    said = fedadapt("inspect", file)
+    assert said.code == 0
+    assert said.out.startswith("network\n")
+    told = json.loads(fedadapt("inspect", file, "--json").out)
+    assert (told["run"], told["round"], len(told["class_names"])) == ("tiny", 1, 10)
+    (tmp_path / "text").write_text("nothing of the kind")
+    assert fedadapt("inspect", tmp_path / "text").code == 5
+
+
+def test_a_format_that_there_is_not_is_refused(tmp_path, finished, fedadapt):
+    """The command line names those that there are."""
+    ended = fedadapt("export", finished, tmp_path / "out", "--format", "pickle")
+    assert ended.code == 2
+    assert "onnx" in ended.err
 
 
 def test_list_as_json(fedadapt):
@@ -239,7 +252,7 @@ def test_the_shell_completes_commands(monkeypatch, fedadapt):
     monkeypatch.setenv("_FEDADAPT_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "fedadapt re")
     monkeypatch.setenv("COMP_CWORD", "1")
-    assert set(fedadapt().out.split()) == {"resume", "report"}
+    assert set(fedadapt().out.split()) == {"resume", "report", "results"}
 
 
 def test_a_reader_that_leaves_is_no_crash():

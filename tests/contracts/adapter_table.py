@@ -63,6 +63,12 @@ TABLE = [
         lambda site: full_1x1(site) // gcd(2, site.in_per_group, site.out_per_group),
         options={"groups": 2},
     ),
+    Case(
+        "grouped",
+        lambda site: full_1x1(site) // gcd(2, site.in_per_group, site.out_per_group),
+        options={"groups": 2, "init": "rebuffi"},
+        exact_start=False,
+    ),
     Case("diagonal", lambda site: site.out_channels),
     Case(
         "low_rank",
@@ -70,8 +76,20 @@ TABLE = [
         options={"rank": 2, "sites": {"scaling": 2.0}},
         linear=False,
     ),
+    Case(
+        "low_rank",
+        lambda site: rank_of(site, 2) * (site.in_channels + site.out_channels),
+        options={"rank": 2, "init": "orthogonal"},
+        linear=False,
+    ),
     Case("seeded", lambda site: rank_of(site, 2) * site.out_channels, options={"rank": 2}),
     Case("series", lambda site: site.out_channels * site.out_per_group),
+    Case(
+        "series",
+        lambda site: site.out_channels * site.out_per_group,
+        options={"init": "rebuffi"},
+        exact_start=False,
+    ),
     Case(
         "lora",
         lambda site: rank_of(site, 2) * (site.in_channels * site.kernel_size[0] ** 2 + site.out_channels),

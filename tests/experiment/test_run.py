@@ -14,7 +14,7 @@ from fedadapt.engines.local import LocalEngine
 from fedadapt.errors import DataError, Interrupted, RunError
 from fedadapt.experiment import resume, run
 from fedadapt.experiment.build import build, build_data
-from fedadapt.experiment.export import export_merged
+from fedadapt.experiment.export import export
 from fedadapt.experiment.forecast import forecast
 from fedadapt.experiment.run import Watcher
 from fedadapt.registry import names
@@ -94,9 +94,9 @@ def test_the_full_model_goes_through_low_rank(tmp_path):
         assert all(record.outcome is Outcome.ACCEPTED for record in store.clients())
 
 
-@pytest.mark.parametrize("codec", ["int8", "rotate > int4 > zstd"])
-def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, monkeypatch, codec):
-    """With steps down and codes up, every byte that moved is in the ledger; known sizes are foretold."""
+@pytest.fixture
+def moved(monkeypatch):
+    """Bytes of all frames that an engine in this process carries, by direction."""
     moved = {Direction.DOWNLOAD: 0, Direction.UPLOAD: 0}
     exchange = LocalEngine.exchange
 
@@ -107,6 +107,12 @@ def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, monkeypatch, codec)
         return replies
 
     monkeypatch.setattr(LocalEngine, "exchange", counting)
+    return moved
+
+
+@pytest.mark.parametrize("codec", ["int8", "rotate > int4 > zstd"])
+def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, moved, codec):
+    """With steps down and codes up, every byte that moved is in the ledger; known sizes are foretold."""
     config = tiny(f"codec={codec}", "cohort=2", "rounds=4")
     with RunStore.read(run(config, tmp_path)) as store:
         ledger = store.ledger()
@@ -118,18 +124,8 @@ def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, monkeypatch, codec)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_the_ledger_is_the_frames_and_the_forecast(tmp_path, monkeypatch, adapter):
+def test_the_ledger_is_the_frames_and_the_forecast(tmp_path, moved, adapter):
     """Bytes in the ledger are those of the frames that moved, and those foretold, for every adapter."""
-    moved = {Direction.DOWNLOAD: 0, Direction.UPLOAD: 0}
-    exchange = LocalEngine.exchange
-
-    def counting(self, requests):
-        replies = exchange(self, requests)
-        moved[Direction.DOWNLOAD] += sum(len(request.frame) for request in requests)
-        moved[Direction.UPLOAD] += sum(len(reply.frame) for reply in replies)
-        return replies
-
-    monkeypatch.setattr(LocalEngine, "exchange", counting)
     config = tiny(f"adapter={adapter}", "cohort=3", "rounds=2")
     path = run(config, tmp_path)
     with RunStore.read(path) as store:
@@ -250,7 +246,7 @@ def test_other_weights_are_noticed(tmp_path, weights):
     with pytest.raises(RunError, match=r"began on backbone .* here it is"):
         resume(tmp_path / "runs" / "tiny")
     with pytest.raises(RunError, match=r"began on backbone .* here it is"):
-        export_merged(tmp_path / "runs" / "tiny", tmp_path / "out.safetensors")
+        export(tmp_path / "runs" / "tiny", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
     weights(0)
     assert outcome(resume(tmp_path / "runs" / "tiny")) == outcome(run(config, tmp_path / "whole"))

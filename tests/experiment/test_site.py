@@ -24,6 +24,7 @@ from fedadapt.federation.frame import Kind
 from fedadapt.federation.handshake import misfit
 from fedadapt.federation.messages import EVERYONE, Request
 from fedadapt.federation.round import play
+from fedadapt.federation.round_zero import play_warm_start
 from fedadapt.runs.store import RunStore
 
 SITE = 'share = true\n[source]\nname = "digits"\nsize = 12\n'
@@ -95,6 +96,25 @@ def test_memory_is_committed_by_the_servers_word(server, tmp_path):
     fresh.greet(server.terms, 1)
     assert counted.frame != fresh.answer(server.terms.run, server.request(4), 0).frame
     assert memories(tmp_path / "here") == [3, 4]
+
+
+def test_a_site_says_its_class_means(tmp_path):
+    """The exchange before the first round goes the way of every round, and leaves nothing for the next."""
+    server = Server(tmp_path / "runs", "head={name='trained', start='class_means'}")
+    warm, here = server.experiment.warm, site(tmp_path / "here")
+    here.greet(server.terms, 1)
+    flow = play_warm_start(warm, server.experiment.algorithm, [1])
+    (request,) = next(flow)
+    reply = here.answer(server.terms.run, request, 0)
+    assert reply == site(tmp_path / "here").answer(server.terms.run, request, 0)
+    with pytest.raises(StopIteration) as stop:
+        flow.send([reply])
+    assert stop.value.value.clients[0].num_examples == len(build(tiny(*SETTINGS)).clients.train[1])
+    other = site(tmp_path / "other")
+    other.greet(server.terms, 1)
+    assert here.answer(server.terms.run, server.request(1), 0) == other.answer(
+        server.terms.run, server.request(1), 0
+    )
 
 
 def test_what_a_lossy_codec_keeps_is_kept(tmp_path):

@@ -56,7 +56,6 @@ def test_an_engine_tells_its_progress_and_respects_the_model():
     told = []
     party = tiny_party(tiny_model("full"))
     engine = LocalEngine(party, 8, told.append)
-    assert engine.chunk == 1
     engine.exchange(requests_of(party, [0, 3, 5]))
     assert told == [1, 2, 3]
 

@@ -49,7 +49,11 @@ def test_accuracy_is_of_a_model_that_somebody_has(measured, metrics, plan, whose
     assert (run.accuracy_of, run.accuracy) == (whose, accuracy)
     assert run.as_json()["accuracy_of"] == str(whose)
     assert run.as_json()["metrics"] == metrics
-    words = {AccuracyOf.OWN: "clients&#x27; own held-out samples", AccuracyOf.PART: "nobody&#x27;s model"}
+    words = {
+        AccuracyOf.OWN: "accuracy, clients&#x27; own held-out samples",
+        AccuracyOf.PART: "accuracy, global test set with the shared part alone",
+        AccuracyOf.GLOBAL: "accuracy, global test set<",
+    }
     page = render([run])
     assert all((text in page) == (named is whose) for named, text in words.items())
 

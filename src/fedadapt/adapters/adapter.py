@@ -60,12 +60,15 @@ class Adapter:
         trains: the groups that are trained; what is not here stays frozen.
         branches: what it adds to the backbone; None for the baselines that add nothing.
         norm_tensors: which of a norm's affine is trained if `trains` has it.
+        linear: whether what a layer adds is linear in what is trained, so that the mean of tensors gives the mean
+            of the maps.
     """
 
     name: str
     trains: frozenset[Group]
     branches: Branches | None = None
     norm_tensors: frozenset[str] = frozenset({"weight", "bias"})
+    linear: bool = True
 
 
 TRAINED = frozenset({Group.ADAPTER, Group.NORM_AFFINE, Group.HEAD})

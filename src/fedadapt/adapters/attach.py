@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedadapt.adapters.adapter import Adapter
+from fedadapt.adapters.dropout import Dropout
 from fedadapt.adapters.heads import HeadPolicy, trained_head
 from fedadapt.adapters.placement import choose
 from fedadapt.adapters.probe import noise, probe
@@ -96,6 +99,16 @@ class AdaptedModel:
         """How many clients one call may hold; None for any number, 1 if backbone weights are trained."""
         return 1 if self._plain else None
 
+    def map_values(self, image: Sequence[int]) -> tuple[int, int]:
+        """Values of the largest map that one image makes, and of all together, at sites and norms.
+
+        Args:
+            image: channels, height and width; maps grow with the pixels.
+        """
+        growth = image[1] * image[2] / (self.backbone.image[1] * self.backbone.image[2])
+        sizes = [math.prod(seen.shape) * growth / 2 for seen in self._seen.values() if seen.shape]
+        return math.ceil(max(sizes)), math.ceil(sum(sizes))
+
     @property
     def num_parameters(self) -> int:
         """Parameters of the plain network, adapters left out."""
@@ -152,6 +165,7 @@ class AdaptedModel:
         *,
         mask: Bool[Tensor, "K B"] | None = None,
         training: bool = False,
+        noise: Sequence[int] = (),
     ) -> Float[Tensor, "N D"]:
         """Logits in fp32.
 
@@ -161,8 +175,9 @@ class AdaptedModel:
             images: client-major, K*B of them.
             mask: which samples are real; only moving statistics look at it. None if all are.
             training: whether moving statistics move.
+            noise: what each client's dropout follows from; empty to drop nothing.
         """
-        self._pass.mask, self._pass.training = mask, training
+        self._pass.mask, self._pass.training, self._pass.noise = mask, training, noise
         tensors = {
             name: tensor.squeeze(0).to(self.dtype) if name in self._plain else tensor
             for name, tensor in params.items()
@@ -177,13 +192,14 @@ class AdaptedModel:
         *,
         mask: Bool[Tensor, "K B"] | None = None,
         training: bool = False,
+        noise: Sequence[int] = (),
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N F"]]:
         """Logits, and the features that the head made them from; arguments as in a call."""
         seen: list[Tensor] = []
         head = self.module.get_submodule(self.backbone.head)
         handle = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         try:
-            logits = self(params, images, mask=mask, training=training)
+            logits = self(params, images, mask=mask, training=training, noise=noise)
         finally:
             handle.remove()
         return logits, seen[0].float()
@@ -226,7 +242,11 @@ class AdaptedModel:
         for site in sites:
             self._refuse_shared(site.name)
             generator = Seeds(self.seed).torch(f"branch {site.name}")
-            self.module.set_submodule(site.name, branches.build(site, generator))
+            host = branches.build(site, generator)
+            if branches.placement.dropout:
+                drop = Dropout(site.name, branches.placement.dropout, self._pass)
+                host.get_submodule("adapter").register_forward_pre_hook(drop)
+            self.module.set_submodule(site.name, host)
         return sites
 
     def _no_site(self, found: list[Site]) -> str:

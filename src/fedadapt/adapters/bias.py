@@ -10,6 +10,7 @@ from fedadapt.adapters.adapter import TRAINED, Adapter, Branches
 from fedadapt.adapters.hosts import After
 from fedadapt.adapters.placement import Placement
 from fedadapt.adapters.sites import Site
+from fedadapt.errors import ConfigError
 from fedadapt.registry import register
 
 
@@ -40,10 +41,17 @@ def bias(*, sites: Placement = Placement()) -> Adapter:
     Args:
         sites: which layers' biases; the norms' are always trained.
 
+    Raises:
+        ConfigError: `sites` asks for dropout; a bias has no input.
+
     Source:
         E. Ben Zaken, Y. Goldberg, S. Ravfogel, *BitFit: Simple Parameter-efficient Fine-tuning for
         Transformer-based Masked Language-models*, ACL 2022, section 3.
     """
+    if sites.dropout:
+        raise ConfigError(
+            f"adapter.sites.dropout is {sites.dropout:g}, but a bias has no input to drop; leave it out"
+        )
 
     def build(site: Site, generator: torch.Generator) -> nn.Module:
         del generator

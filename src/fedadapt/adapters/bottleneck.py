@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from fedadapt.adapters.adapter import TRAINED, Adapter, Branches
 from fedadapt.adapters.hosts import beside, client_product
-from fedadapt.adapters.low_rank import Rank, clip_rank
+from fedadapt.adapters.low_rank import FirstInit, Rank, clip_rank, draw_first
 from fedadapt.adapters.placement import Placement
 from fedadapt.adapters.sites import Site
 from fedadapt.registry import register
@@ -37,7 +37,7 @@ class Bottleneck(nn.Module):
 
 
 @register("adapter", "bottleneck")
-def bottleneck(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
+def bottleneck(*, rank: Rank = 8, init: FirstInit = "normal", sites: Placement = Placement()) -> Adapter:
     """A bottleneck with a ReLU beside every linear layer, for transformers; it does not merge.
 
     ``y = base(x) + scaling * U relu(D x + b)`` by token: ``rank * (C + D) + rank`` values. D starts at
@@ -46,6 +46,7 @@ def bottleneck(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
 
     Args:
         rank: channels in between, clipped at a site to the fewest that it has on a side.
+        init: of D, see `fedadapt.adapters.low_rank.draw_first`.
         sites: where the branches sit; ``layers = ["conv"]`` puts them beside convolutions, by pixel.
 
     Raises:
@@ -63,7 +64,7 @@ def bottleneck(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
 
     def build(site: Site, generator: torch.Generator) -> nn.Module:
         branch = Bottleneck(site, clipped(site))
-        branch.down.normal_(0.0, site.in_channels**-0.5, generator=generator)
+        draw_first(branch.down, init, 1, generator)
         return beside(site, branch, sites.scaling)
 
     branches = Branches(
@@ -74,4 +75,4 @@ def bottleneck(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
         fits=lambda site: site.has_centre and site.groups == 1,
         check=check,
     )
-    return Adapter("bottleneck", TRAINED, branches)
+    return Adapter("bottleneck", TRAINED, branches, linear=False)

@@ -5,6 +5,7 @@ The moments of parties add up, so what the server gets is exact under any skew o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,31 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from fedadapt.errors import ClientError
+from fedadapt.params import Params
+
+
+@dataclass(frozen=True)
+class ClassMeans:
+    """A head that starts from class means, and what parties say for it.
+
+    Args:
+        covariance: whether they send ``x x^T`` too, for a full covariance within classes.
+        shrinkage: see `head_from_moments`.
+    """
+
+    covariance: bool
+    shrinkage: float
+
+    def layout(self, num_classes: int, channels: int) -> dict[str, torch.Size]:
+        """Names and shapes of what a party sends, in order; of ``x x^T`` the upper triangle."""
+        shapes: dict[str, tuple[int, ...]] = {
+            "counts": (num_classes,),
+            "sums": (num_classes, channels),
+            "square": (1,),
+        }
+        if self.covariance:
+            shapes["products"] = (channels * (channels + 1) // 2,)
+        return {name: torch.Size(shape) for name, shape in shapes.items()}
 
 
 @dataclass(frozen=True)
@@ -38,6 +64,25 @@ class ClassMoments:
             self.square + other.square,
             self.products + other.products if both else None,  # type: ignore[operator]
         )
+
+    def to_params(self) -> Params:
+        """What travels, in fp32; see `ClassMeans.layout`."""
+        params = {"counts": self.counts, "sums": self.sums, "square": self.square[None]}
+        if self.products is not None:
+            rows, columns = torch.triu_indices(*self.products.shape)
+            params["products"] = self.products[rows, columns]
+        return {name: tensor.float() for name, tensor in params.items()}
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Tensor]) -> ClassMoments:
+        """The moments that `to_params` gave, in float64."""
+        counts, sums = params["counts"].double(), params["sums"].double()
+        products = None
+        if "products" in params:
+            products = torch.zeros(sums.shape[1], sums.shape[1], dtype=torch.float64)
+            rows, columns = torch.triu_indices(*products.shape)
+            products[rows, columns] = products[columns, rows] = params["products"].double()
+        return cls(counts, sums, params["square"][0].double(), products)
 
 
 def class_moments(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedadapt.adapters.adapter import TRAINED, Adapter, Branches
 from fedadapt.adapters.hosts import beside, into_centre
-from fedadapt.adapters.parallel import Matrix
+from fedadapt.adapters.parallel import Init, Matrix, draw
 from fedadapt.adapters.placement import Placement
 from fedadapt.adapters.sites import Site
 from fedadapt.errors import AttachError
@@ -20,7 +20,9 @@ from fedadapt.registry import register
 
 
 @register("adapter", "grouped")
-def grouped(*, groups: Annotated[int, Field(ge=1)] = 8, sites: Placement = Placement()) -> Adapter:
+def grouped(
+    *, groups: Annotated[int, Field(ge=1)] = 8, init: Init = "zero", sites: Placement = Placement()
+) -> Adapter:
     """A 1x1 convolution in groups beside every 3x3: a full one's values divided by the number of groups.
 
     ``y = conv(x; W) + scaling * conv_1x1(x; A)`` with A block-diagonal, ``C * D / groups`` values. It is linear
@@ -30,6 +32,7 @@ def grouped(*, groups: Annotated[int, Field(ge=1)] = 8, sites: Placement = Place
 
     Args:
         groups: blocks of channels that do not mix.
+        init: as for the parallel adapter.
         sites: where the branches sit; `sites.sizes` sets groups by site.
 
     Raises:
@@ -55,8 +58,8 @@ def grouped(*, groups: Annotated[int, Field(ge=1)] = 8, sites: Placement = Place
             )
 
     def build(site: Site, generator: torch.Generator) -> nn.Module:
-        del generator
-        return beside(site, Matrix(site.in_channels, site.out_channels, blocks(site)), sites.scaling)
+        branch = draw(Matrix(site.in_channels, site.out_channels, blocks(site)), init, generator)
+        return beside(site, branch, sites.scaling)
 
     def kernel(site: Site, branch: dict[str, Tensor]) -> Tensor:
         """The matrix with its zeros, ``[D, C / groups of the convolution]``."""

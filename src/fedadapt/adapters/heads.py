@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from fedadapt.adapters.class_means import ClassMeans
 from fedadapt.errors import AttachError
 from fedadapt.params import Group
 from fedadapt.registry import register
@@ -25,11 +26,16 @@ class HeadPolicy:
         build: ``(linear, generator) -> module`` with a client axis that takes the head's place; None to leave it
             frozen.
         kept: the head's group, if each client keeps its own.
+        start: the class means that it starts from, for which all clients are asked once before the first round;
+            None to start as the backbone has it.
+        linear: whether the logits are linear in what is trained.
     """
 
     name: str
     build: Callable[[nn.Linear, torch.Generator], nn.Module] | None
     kept: frozenset[Group] = frozenset()
+    start: ClassMeans | None = None
+    linear: bool = True
 
 
 class ClientLinear(nn.Module):
@@ -76,9 +82,23 @@ class LowRankHead(nn.Module):
 
 
 @register("head policy", "trained")
-def trained_head() -> HeadPolicy:
-    """The head is trained and shared; the default."""
-    return HeadPolicy("trained", lambda linear, generator: ClientLinear(linear))
+def trained_head(
+    *,
+    start: Literal["backbone", "class_means", "lda"] = "backbone",
+    shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.1,
+) -> HeadPolicy:
+    """The head is trained and shared; the default.
+
+    Args:
+        start: ``"backbone"``: as the backbone has it. ``"class_means"``: from one exchange before the first round,
+            in which every client says the sum of its features by class and how many there are; round 0 measures
+            the head that this gives. ``"lda"``: clients say the second moments of their features too. These say
+            more of a client than an update does: of a class with one sample, its features. See
+            `fedadapt.adapters.class_means.head_from_moments`, which has the sources.
+        shrinkage: of the covariance under ``"lda"``.
+    """
+    means = None if start == "backbone" else ClassMeans(covariance=start == "lda", shrinkage=shrinkage)
+    return HeadPolicy("trained", lambda linear, generator: ClientLinear(linear), start=means)
 
 
 @register("head policy", "kept")
@@ -123,4 +143,4 @@ def low_rank_head(*, rank: Annotated[int, Field(ge=1)] = 8) -> HeadPolicy:
             )
         return LowRankHead(linear, rank, generator)
 
-    return HeadPolicy("low_rank", build)
+    return HeadPolicy("low_rank", build, linear=False)

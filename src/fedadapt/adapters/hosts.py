@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedadapt.adapters.adapter import Fold
+from fedadapt.adapters.centre import client_conv, is_foldable
 from fedadapt.adapters.sites import Site
+
+
+class _Dense(Protocol):
+    """A branch that is one matrix for each client."""
+
+    def matrix(self) -> Float[Tensor, "K D C"]: ...
 
 
 class Beside(nn.Module):
@@ -36,7 +44,8 @@ class BesidePixels(nn.Module):
     """`Beside` for a convolution whose branch maps the channels of each pixel under the kernel's centre.
 
     On channels-last maps the pixels of a client are the rows of a matrix as they lie in memory, so nothing is
-    copied unless a stride picks pixels.
+    copied unless a stride picks pixels. A branch that is one matrix is computed together with the convolution
+    where that is cheaper, see `client_conv`.
 
     Args:
         base: the frozen convolution.
@@ -51,8 +60,13 @@ class BesidePixels(nn.Module):
         self.adapter = adapter
         self.stride = stride
         self.scaling = scaling
+        self.joins = is_foldable(base) and getattr(adapter, "groups", 0) == 1 and hasattr(adapter, "matrix")
 
     def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+        if self.joins:
+            matrix = cast("_Dense", self.adapter).matrix()
+            conv = cast("nn.Conv2d", self.base)
+            return client_conv(conv, x, matrix if self.scaling == 1 else self.scaling * matrix)
         rows, columns = self.stride
         pixels = x[:, :, ::rows, ::columns].permute(0, 2, 3, 1)
         return torch.add(self.base(x), self.adapter(pixels).permute(0, 3, 1, 2), alpha=self.scaling)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from fedadapt.adapters.adapter import TRAINED, Adapter, Branches
 from fedadapt.adapters.hosts import Beside, client_product
-from fedadapt.adapters.low_rank import LowRank, Rank, clip_rank, product
+from fedadapt.adapters.low_rank import FirstInit, LowRank, Rank, clip_rank, draw_first, product
 from fedadapt.adapters.placement import Placement
 from fedadapt.adapters.sites import Site
 from fedadapt.registry import register
@@ -55,7 +55,7 @@ class LowRankConv(nn.Module):
 
 
 @register("adapter", "lora")
-def lora(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
+def lora(*, rank: Rank = 8, init: FirstInit = "normal", sites: Placement = Placement()) -> Adapter:
     """LoRA beside every 3x3 convolution and every linear layer, for comparison at equal bytes.
 
     ``y = base(x; W) + scaling * B (A * x)``: beside a convolution A is a k x k convolution to `rank` channels
@@ -65,6 +65,7 @@ def lora(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
 
     Args:
         rank: clipped at a site to the fewest channels that it has on a side, by group.
+        init: of A, see `fedadapt.adapters.low_rank.draw_first`.
         sites: where the branches sit; `sites.sizes` sets the rank by site.
 
     Raises:
@@ -75,14 +76,14 @@ def lora(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
         convolutions as in the authors' library.
 
     Differs:
-        One factor `scaling` in place of alpha / rank; A is normal, not uniform; no dropout.
+        One factor `scaling` in place of alpha / rank; A is normal, not uniform.
     """
     clipped, check = clip_rank(sites, rank)
 
     def build(site: Site, generator: torch.Generator) -> nn.Module:
         conv, size = site.module, clipped(site)
         branch = LowRank(site, size) if isinstance(conv, nn.Linear) else LowRankConv(conv, size)
-        branch.down.normal_(0.0, branch.down[0, 0].numel() ** -0.5, generator=generator)
+        draw_first(branch.down, init, site.groups, generator)
         return Beside(conv, branch, sites.scaling)
 
     def fold(
@@ -103,4 +104,5 @@ def lora(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
             lambda site: type(site.module) in (nn.Conv2d, nn.Linear),
             check,
         ),
+        linear=False,
     )

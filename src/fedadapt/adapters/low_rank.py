@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from fedadapt.errors import AttachError
 from fedadapt.registry import register
 
 Rank = Annotated[int, Field(ge=1)]
+FirstInit = Literal["normal", "orthogonal"]
 
 
 class LowRank(nn.Module):
@@ -39,7 +40,7 @@ class LowRank(nn.Module):
 
 
 @register("adapter", "low_rank")
-def low_rank(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
+def low_rank(*, rank: Rank = 8, init: FirstInit = "normal", sites: Placement = Placement()) -> Adapter:
     """Two thin matrices beside every 3x3 convolution and every linear layer: about 1 % of the values at rank 8.
 
     ``y = base(x; W) + scaling * B A x`` by pixel or token, A of shape ``[rank, C]``, B of shape ``[D, rank]``:
@@ -50,6 +51,7 @@ def low_rank(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
 
     Args:
         rank: clipped at a site to the fewest channels that it has on a side, by group.
+        init: of A, see `draw_first`.
         sites: where the branches sit; `sites.sizes` sets the rank by site.
 
     Raises:
@@ -67,7 +69,7 @@ def low_rank(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
 
     def build(site: Site, generator: torch.Generator) -> nn.Module:
         branch = LowRank(site, clipped(site))
-        branch.down.normal_(0.0, site.in_per_group**-0.5, generator=generator)
+        draw_first(branch.down, init, site.groups, generator)
         return beside(site, branch, sites.scaling)
 
     return Adapter(
@@ -81,7 +83,28 @@ def low_rank(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
             lambda site: site.has_centre,
             check,
         ),
+        linear=False,
     )
+
+
+def draw_first(
+    down: Float[Tensor, "1 R *inputs"], init: FirstInit, groups: int, generator: torch.Generator
+) -> None:
+    """Draws the first of two thin matrices, in place; the second is zero, so the network starts as it was.
+
+    Args:
+        down: one row for each channel in between.
+        init: ``"normal"``: N(0, 1 / n) with n inputs of a row, whose rows are about 1 long; ``"orthogonal"``: rows of
+            length 1 at right angles within a group, so that no two channels in between say the same.
+        groups: of rows.
+        generator: of the site.
+    """
+    rows = down[0].flatten(1)
+    if init == "normal":
+        rows.normal_(0.0, rows.shape[1] ** -0.5, generator=generator)
+        return
+    for own in rows.chunk(groups):
+        nn.init.orthogonal_(own, generator=generator)
 
 
 def product(site: Site, branch: dict[str, Tensor]) -> Float[Tensor, "D c"]:

@@ -44,7 +44,7 @@ def merge(model: AdaptedModel, params: Params) -> nn.Module:
         tied = tied_parameters(plain)
         for site in model.sites:
             fold = _mergeable(model, site, tied)
-            branch = _branch(exact, values, site)
+            branch = branch_of(exact, values, site)
             weight, bias = state[f"{site.name}.weight"], state.get(f"{site.name}.bias")
             folded, shifted = fold(site, weight, bias, branch)
             weight.copy_(folded)
@@ -99,7 +99,7 @@ def _mergeable(model: AdaptedModel, site: Site, tied: set[str]) -> Fold:
     return fold
 
 
-def _branch(model: AdaptedModel, params: Params, site: Site) -> Params:
+def branch_of(model: AdaptedModel, params: Params, site: Site) -> Params:
     """The tensors of one branch without client axis, those that are not trained among them."""
     prefix = f"{site.name}.adapter."
     fixed = dict(model.module.get_submodule(f"{site.name}.adapter").named_buffers())

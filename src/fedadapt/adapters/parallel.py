@@ -34,6 +34,17 @@ class Matrix(nn.Module):
     def forward(self, x: Float[Tensor, "N ... C"]) -> Float[Tensor, "N ... D"]:
         return client_product(x, self.weight, self.groups)
 
+    def matrix(self) -> Float[Tensor, "K D c"]:
+        """The whole of it, for `BesidePixels` to fold."""
+        return self.weight
+
+
+def draw(branch: Matrix, init: Init, generator: torch.Generator) -> Matrix:
+    """The branch at its start: zero, or N(0, 2 / out_channels) as in the source of the parallel adapter."""
+    if init == "rebuffi":
+        branch.weight.normal_(0.0, (2.0 / branch.weight.shape[1]) ** 0.5, generator=generator)
+    return branch
+
 
 @register("adapter", "parallel")
 def parallel(*, init: Init = "zero", sites: Placement = Placement()) -> Adapter:
@@ -58,9 +69,7 @@ def parallel(*, init: Init = "zero", sites: Placement = Placement()) -> Adapter:
     """
 
     def build(site: Site, generator: torch.Generator) -> nn.Module:
-        branch = Matrix(site.in_channels, site.out_channels, site.groups)
-        if init == "rebuffi":
-            branch.weight.normal_(0.0, (2.0 / site.out_channels) ** 0.5, generator=generator)
+        branch = draw(Matrix(site.in_channels, site.out_channels, site.groups), init, generator)
         return beside(site, branch, sites.scaling)
 
     fold = into_centre(lambda site, branch: branch["weight"], sites.scaling)

@@ -30,6 +30,7 @@ class Placement:
         sizes: rank (or groups) at the sites that match a glob, instead of the adapter's own; 0 for no branch.
             The first glob that matches counts.
         scaling: factor on the output of every branch.
+        dropout: share of the values of every branch's input that are dropped in training, drawn by client.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -42,6 +43,7 @@ class Placement:
     last: Annotated[int, Field(ge=1)] | None = None
     sizes: Mapping[str, Annotated[int, Field(ge=0)]] = field(default_factory=dict)
     scaling: float = 1.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def size(self, site: Site, default: int) -> int:
         """Rank or groups of the branch at `site`."""

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from fedadapt.adapters.adapter import TRAINED, Adapter, Branches
 from fedadapt.adapters.hosts import After
-from fedadapt.adapters.parallel import Matrix
+from fedadapt.adapters.parallel import Init, Matrix, draw
 from fedadapt.adapters.placement import Placement
 from fedadapt.adapters.sites import Site
 from fedadapt.registry import register
 
 
 @register("adapter", "series")
-def series(*, sites: Placement = Placement()) -> Adapter:
+def series(*, init: Init = "zero", sites: Placement = Placement()) -> Adapter:
     """A residual 1x1 convolution after every 3x3, before its norm: D * D values.
 
     ``y = z + scaling * A z``, ``z = conv(x; W)``. It starts at zero and is linear in A. After a grouped
@@ -22,6 +22,7 @@ def series(*, sites: Placement = Placement()) -> Adapter:
     what the convolution gives: ``W' = (I + scaling A) W`` along the output channels, and likewise the bias.
 
     Args:
+        init: as for the parallel adapter.
         sites: where the branches sit.
 
     Source:
@@ -33,8 +34,7 @@ def series(*, sites: Placement = Placement()) -> Adapter:
     """
 
     def build(site: Site, generator: torch.Generator) -> nn.Module:
-        del generator
-        branch = Matrix(site.out_channels, site.out_channels, site.groups)
+        branch = draw(Matrix(site.out_channels, site.out_channels, site.groups), init, generator)
         return After(site.module, branch, sites.scaling, channels_first=True)
 
     def fold(

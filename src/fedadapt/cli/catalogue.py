@@ -17,7 +17,7 @@ def command(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """List every adapter, algorithm, backbone, codec, norm policy, partition and source, with its options."""
+    """List every adapter, algorithm, backbone, codec, engine, norm policy, partition and source, with its options."""
     from fedadapt.errors import UnknownName
     from fedadapt.registry import ROOMS, describe, names
 

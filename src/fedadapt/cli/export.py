@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,7 +12,7 @@ from fedadapt.cli.options import RunArgument
 
 def command(
     run: RunArgument,
-    out: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The file to write; for peft a folder.", show_default=False)],
     client: Annotated[
         int | None,
         typer.Option(
@@ -20,12 +20,17 @@ def command(
         ),
     ] = None,
     *,
-    adapter: Annotated[
-        bool, typer.Option("--adapter", help="Write the adapter by itself instead of the merged network.")
-    ] = False,
+    form: Annotated[
+        Literal["safetensors", "torch", "onnx", "adapter", "peft"],
+        typer.Option(
+            "--format",
+            help="The network with the adapter merged into it, as weights, a torch.export program or an ONNX graph; or "
+            "the adapter by itself, as a file of ours or in PEFT's layout.",
+        ),
+    ] = "safetensors",
 ) -> None:
-    """Write the trained network as one plain safetensors file, the adapter merged into it."""
-    from fedadapt.experiment.export import export_adapter, export_merged
+    """Write the trained network, by default as one plain safetensors file with the adapter merged into it."""
+    from fedadapt.experiment.export import Format, export
 
-    (export_adapter if adapter else export_merged)(run, out, client)
+    export(run, out, Format(form), client)
     typer.echo(f"written: {out}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,17 +12,27 @@ from fedadapt.cli.options import JsonOption
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="An adapter file.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="An adapter, a network, a graph, or a PEFT folder.", show_default=False)
+    ],
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what an adapter file is: its adapter, backbone, sites and tensors."""
-    from fedadapt.adapters.store import read_manifest
+    """Say what a file is: an adapter and the backbone it needs, or a network and the run it is from."""
+    from fedadapt.experiment.inspection import inspect
 
-    manifest = read_manifest(file)
+    found = inspect(file)
     if as_json:
-        typer.echo(json.dumps(manifest, indent=2))
-        return
+        typer.echo(json.dumps(found, indent=2))
+    elif found["kind"] == "adapter":
+        _say_adapter(found)
+    else:
+        typer.echo(found.pop("kind"))
+        for key, value in found.items():
+            typer.echo(f"  {key:<24} {value if isinstance(value, str) else json.dumps(value)}")
+
+
+def _say_adapter(manifest: dict[str, Any]) -> None:
     typer.echo(
         f"adapter {manifest['adapter']!r} with norms {manifest['norms']!r}, {len(manifest['sites'])} sites"
     )

@@ -25,11 +25,13 @@ class Batch:
         images: client-major, K*B of them.
         labels: 0 where there is no sample.
         mask: which samples are real. A client that is out of steps has none.
+        noise: for each client, what everything else that is drawn in this step follows from.
     """
 
     images: UInt8[Tensor, "N C H W"]
     labels: Int64[Tensor, "K B"]
     mask: Bool[Tensor, "K B"]
+    noise: tuple[int, ...] = ()
 
 
 def schedule(
@@ -96,4 +98,9 @@ def cohort_batches(
         mask = here != PADDING
         flat = here.clamp(min=0).reshape(-1)
         drawn = Draws(*(d[:, step, :width].reshape(-1) for d in (top, left, mirror)))
-        yield Batch(augment.apply(split.images[flat], drawn), split.labels[flat].view_as(here) * mask, mask)
+        yield Batch(
+            augment.apply(split.images[flat], drawn),
+            split.labels[flat].view_as(here) * mask,
+            mask,
+            tuple(seeds.derive(f"{purpose}, step {step}", round=round, client=client) for client in clients),
+        )

@@ -46,6 +46,11 @@ class HostileEngine:
     def on_clients(self, told: Callable[[int], None]) -> None:
         self._engine.on_clients = told
 
+    @property
+    def cpu_s(self) -> float:
+        """That of the engine within."""
+        return self._engine.cpu_s
+
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
         """The replies of the engine within, those of attackers changed."""
         return [self._changed(reply) for reply in self._engine.exchange(requests)]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from fedadapt.engines.chunks import ChunkSize, cut
+from fedadapt.engines.engine import MakeEngine
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.serve import Party, serve
+from fedadapt.registry import register
 
 
 class LocalEngine:
@@ -13,26 +17,34 @@ class LocalEngine:
 
     Args:
         party: holds all clients' data.
-        chunk: clients trained together; None picks by `CHUNK_IMAGES`. It changes speed and memory, not results.
+        chunk: clients trained together; None picks. It changes speed and memory, not results.
         on_clients: told after every chunk how many clients are done.
     """
 
-    CHUNK_IMAGES = 256
-    """Images a step of one chunk should hold: enough to feed the machine, few enough to stay in its caches."""
+    cpu_s = 0.0
 
     def __init__(
         self, party: Party, chunk: int | None = None, on_clients: Callable[[int], None] = lambda count: None
     ) -> None:
-        wanted = chunk or max(1, self.CHUNK_IMAGES // party.train.batch_size)
         self.party = party
-        self.chunk = min(wanted, party.model.max_clients or wanted)
+        self.chunk = chunk
         self.on_clients = on_clients
 
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
-        """Serves the requests chunk by chunk, clients of like size together so that little is padded."""
-        by_size = sorted(requests, key=lambda r: (len(self.party.indices[r.client]), r.client))
+        """Serves the requests chunk by chunk."""
         replies: list[Reply] = []
-        for begin in range(0, len(by_size), self.chunk):
-            replies += serve(by_size[begin : begin + self.chunk], self.party)
+        for chunk in cut(requests, self.party, self.chunk):
+            replies += serve(chunk, self.party)
             self.on_clients(len(replies))
         return replies
+
+
+@register("engine", "local")
+@contextmanager
+def local(chunk: ChunkSize | None = None) -> Iterator[MakeEngine]:
+    """All clients in this process.
+
+    Args:
+        chunk: clients trained together; none: by itself.
+    """
+    yield lambda party, blueprint: LocalEngine(party, chunk)

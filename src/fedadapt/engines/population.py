@@ -40,6 +40,11 @@ class PopulationEngine:
         self._engine, self._population, self._num_steps = engine, population, num_steps
         self.on_clients = on_clients
 
+    @property
+    def cpu_s(self) -> float:
+        """That of the engine within."""
+        return self._engine.cpu_s
+
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
         """The replies of those who are on time, and failures with their cause for the others."""
         replies: list[Reply] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, MutableMapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdings import NOBODY, Holdings
 from fedadapt.data.holdout import split_off
 from fedadapt.data.skew import label_counts
+from fedadapt.engines.engine import MakeEngine
 from fedadapt.errors import ConfigError
 from fedadapt.experiment.config import RunConfig
 from fedadapt.experiment.population import build_population
@@ -30,6 +32,7 @@ from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import ExchangePlan, make_plan
 from fedadapt.federation.population import Population
 from fedadapt.federation.serve import Party
+from fedadapt.federation.warm_start import WarmStart, warm_start
 from fedadapt.params import Group, Params, Streams
 from fedadapt.seeds import Seeds
 
@@ -71,6 +74,8 @@ class Experiment:
     population: Population
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    engine: AbstractContextManager[MakeEngine]
+    warm: WarmStart | None = None
 
     def party(self, memory: MutableMapping[int, Streams]) -> Party:
         """The site that simulates all clients, with their memory."""
@@ -207,6 +212,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         choose_attackers(config.data.num_clients, config.attack.share, seeds) if hostile else frozenset()
     )
     coding = build_coding(config)
+    engine = config.engine.create("engine")
     build_backbone = config.backbone.create("backbone")
     device = config.train.resolve_device()
     dataset, measured_on, clients = load(config)
@@ -240,6 +246,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     wire = Wire(
         plan, backbone_digest=model.digest, seeds=seeds, norm_bound=config.federation.norm_bound, **coding
     )
+    warm = warm_start(model, wire)
     return Experiment(
         config,
         seeds,
@@ -256,6 +263,8 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         population,
         mean,
         std,
+        engine,
+        warm,
     )
 
 

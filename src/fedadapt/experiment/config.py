@@ -67,10 +67,10 @@ class AttackConfig(Choice):
     share: float = Field(default=0.2, gt=0, lt=1, description="of the clients, chosen once")
 
 
-class EngineConfig(Section):
-    """How clients are simulated."""
+class EngineConfig(Choice):
+    """Where clients are simulated."""
 
-    chunk: int | None = Field(default=None, ge=1, description="clients trained together; none: by itself")
+    name: str = "local"
 
 
 class PopulationConfig(Section):

@@ -1,66 +1,107 @@
-"""Takes the trained network out of a run."""
+"""Takes the trained network out of a run, in the formats that others read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor, nn
 
-from fedadapt.adapters import merge, save_adapter
+from fedadapt.adapters import merge, save_adapter, save_peft
 from fedadapt.backbones.weights import save_weights
-from fedadapt.errors import RunError
+from fedadapt.errors import AttachError, RunError
 from fedadapt.experiment.build import Experiment
 from fedadapt.experiment.run import rebuild
 from fedadapt.federation.serve import predicting
 from fedadapt.params import Params
 from fedadapt.runs.store import RunStore
 
+METADATA = "fedadapt"
+"""Under which name a graph file says what it is, as JSON."""
 
-def export_merged(run: Path, out: Path, client: int | None = None) -> None:
-    """Writes the model of a run as a plain network that computes the same without adapters.
+TOLERANCE = 1e-4
+"""Largest difference, relative to the largest output, between a network and its exported graph."""
 
-    Its tensors have the backbone's own names; class names and pixel moments are in the metadata.
+
+class Format(StrEnum):
+    """What can be written: the merged network as weights or as a graph, or the adapter by itself."""
+
+    SAFETENSORS = "safetensors"
+    TORCH = "torch"
+    ONNX = "onnx"
+    ADAPTER = "adapter"
+    PEFT = "peft"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What comes out of a run.
+
+    Args:
+        experiment: the run, made again.
+        params: the tensors, without client axis.
+        round: that they are of.
+        client: whose they are; None for the global ones.
+    """
+
+    experiment: Experiment
+    params: Params
+    round: int
+    client: int | None = None
+
+    def merged(self) -> nn.Module:
+        """The plain network.
+
+        Raises:
+            AttachError: the adapter cannot be merged.
+        """
+        return merge(self.experiment.model, self.params)
+
+    def metadata(self) -> dict[str, Any]:
+        """What is written beside a network: class names and pixel moments, and where it is from."""
+        experiment = self.experiment
+        return {
+            "backbone": experiment.backbone.name,
+            "image": list(experiment.dataset.train.images.shape[1:]),
+            "mean": experiment.mean,
+            "std": experiment.std,
+            "class_names": experiment.dataset.class_names,
+            "run": experiment.config.name,
+            "round": self.round,
+            **({} if self.client is None else {"client": self.client}),
+        }
+
+
+def export(run: Path, out: Path, form: Format = Format.SAFETENSORS, client: int | None = None) -> None:
+    """Writes what a run has trained.
+
+    ``safetensors``, ``torch`` and ``onnx`` are the plain network that computes the same without adapters: its
+    tensors under the backbone's own names; a program of ``torch.export``; an ONNX graph. Graphs take normalised
+    images, any number of them. ``adapter`` and ``peft`` are what was trained by itself, to be put onto the backbone.
 
     Args:
         run: the run's directory.
-        out: the file.
+        out: a file; for ``peft`` a folder.
+        form: see above.
         client: whose own model; None for the global one.
 
     Raises:
-        AttachError: the adapter cannot be merged.
+        AttachError: the adapter cannot be merged, or not be written in this format.
         RunError: there is no such run or no such model, its backbone is not here, or `out` cannot be written.
     """
-    experiment, params, last = _trained(run, client)
-    metadata = {
-        "backbone": experiment.backbone.name,
-        "mean": experiment.mean,
-        "std": experiment.std,
-        "class_names": experiment.dataset.class_names,
-        "run": experiment.config.name,
-        "round": last,
-        **({} if client is None else {"client": client}),
-    }
-    merged = merge(experiment.model, params)
+    trained = _trained(run, client)
     with _writing(out):
-        save_weights(merged, out, metadata, torch.float32)
+        WRITERS[form](trained, out)
 
 
-def export_adapter(run: Path, out: Path, client: int | None = None) -> None:
-    """Writes the adapter, norms and head of a run as an adapter file; arguments as for `export_merged`.
-
-    Raises:
-        RunError: there is no such run or no such model, its backbone is not here, or `out` cannot be written.
-    """
-    experiment, params, _ = _trained(run, client)
-    with _writing(out):
-        save_adapter(experiment.model, params, out)
-
-
-def _trained(run: Path, client: int | None) -> tuple[Experiment, Params, int]:
-    """What a run was made of, the tensors of its global model or of a client's own, and its last round."""
+def _trained(run: Path, client: int | None) -> Trained:
     with RunStore.read(run) as store:
         experiment = rebuild(store)
         shared, last = experiment.global_params(store.state()), store.last_round or 0
@@ -72,7 +113,7 @@ def _trained(run: Path, client: int | None) -> tuple[Experiment, Params, int]:
                     f"clients of run {run} keep {' and '.join(groups)}, so what they share is nobody's model; "
                     "name the client whose model is wanted with --client"
                 )
-            return experiment, shared, last
+            return Trained(experiment, shared, last)
         if not (kept or experiment.algorithm.local.personal):
             raise RunError(f"clients of run {run} have no models of their own; leave --client out")
         clients = experiment.config.data.num_clients
@@ -80,7 +121,94 @@ def _trained(run: Path, client: int | None) -> tuple[Experiment, Params, int]:
         if memory is None:
             why = "never took part" if 0 <= client < clients else f"is not from 0 to {clients - 1}"
             raise RunError(f"client {client} of run {run} {why}, so it has no model; name another")
-        return experiment, predicting(experiment.algorithm, shared, memory), last
+        return Trained(experiment, predicting(experiment.algorithm, shared, memory), last, client)
+
+
+def _safetensors(trained: Trained, out: Path) -> None:
+    save_weights(trained.merged(), out, trained.metadata(), torch.float32)
+
+
+def _adapter(trained: Trained, out: Path) -> None:
+    save_adapter(trained.experiment.model, trained.params, out)
+
+
+def _peft(trained: Trained, out: Path) -> None:
+    save_peft(trained.experiment.model, trained.params, out)
+
+
+def _torch(trained: Trained, out: Path) -> None:
+    network, images = _network_and_images(trained)
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
+    _check(program.module(), network, images)
+    part = _part(out)
+    with part.open("wb") as file:
+        torch.export.save(program, file, extra_files={METADATA: json.dumps(trained.metadata())})
+    part.replace(out)
+
+
+def _onnx(trained: Trained, out: Path) -> None:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch makes graphs with it
+    except ImportError as error:
+        raise AttachError(
+            "format 'onnx' needs packages that are not here; run: pip install 'fedadapt[onnx]'"
+        ) from error
+    network, images = _network_and_images(trained)
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.onnx.export(
+        network,
+        (images,),
+        dynamo=True,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: batch},),
+        verbose=False,
+    )
+    if program is None:
+        raise AttachError("torch made no ONNX graph of this network; export another format")
+    program.model.metadata_props[METADATA] = json.dumps(trained.metadata())
+    part = _part(out)
+    program.save(part)
+    session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
+    _check(lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), network, images)
+    part.replace(out)
+
+
+WRITERS: dict[Format, Callable[[Trained, Path], None]] = {
+    Format.SAFETENSORS: _safetensors,
+    Format.TORCH: _torch,
+    Format.ONNX: _onnx,
+    Format.ADAPTER: _adapter,
+    Format.PEFT: _peft,
+}
+
+
+def _network_and_images(trained: Trained) -> tuple[nn.Module, Tensor]:
+    """The merged network, and images to trace it with: two, since of one image a graph would know the number."""
+    network = trained.merged().eval().requires_grad_(requires_grad=False)
+    generator = torch.Generator().manual_seed(0)
+    return network, torch.randn(2, *trained.metadata()["image"], generator=generator)
+
+
+def _check(graph: Callable[[Tensor], Tensor], network: nn.Module, images: Tensor) -> None:
+    """Raises if the graph computes something else."""
+    with torch.no_grad():
+        # Three, so that a graph that holds the number of images it was made with is found out.
+        more = torch.cat((images, images[:1]))
+        expected, found = network(more), graph(more)
+    difference = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
+    if not difference <= TOLERANCE:
+        raise AttachError(
+            f"the exported graph differs from the network by {difference:.1e} of its largest output "
+            f"(at most {TOLERANCE:.0e} is allowed); export another format"
+        )
+
+
+def _part(out: Path) -> Path:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out.with_name(out.name + ".part")
 
 
 @contextmanager

@@ -27,8 +27,8 @@ def forecast(experiment: Experiment) -> dict[str, Any]:
     Returns:
         ``groups``: for each group what happens to it, its tensors and values, and the bytes of it in one
         upload; ``message_bytes``: of one download to a client that was there in the round before and one upload,
-        framing included; ``round_bytes``: of all clients of a round, each way; ``run_bytes``: of the whole run,
-        both ways; ``full_model_bytes``: of the plain network as fp32, and ``share``: what one download is of it;
+        framing included; ``round_bytes``: of all clients of a round, each way; ``first_bytes``: of the exchange
+        before the first round, each way, 0 if there is none; ``run_bytes``: of the whole run, both ways; ``full_model_bytes``: of the plain network as fp32, and ``share``: what one download is of it;
         ``backbone``: its name, digest, bytes, and what a party fetches once; ``clients_seen``: how many will be
         asked at least once; ``ratio``: how many times the bytes full fine-tuning in fp32 would move in the same
         rounds, in a round, in the run, and in the run with the backbone for every client seen. What depends on
@@ -46,7 +46,10 @@ def forecast(experiment: Experiment) -> dict[str, Any]:
     rounds = {way: None if size is None else counts[way] * size for way, size in messages.items()}
     down, seen = _downloads(experiment, messages["download"])
     up = None if rounds["upload"] is None else config.rounds * rounds["upload"]
-    run = None if down is None or up is None else down + up
+    first = {
+        way: experiment.population.pool.num_clients * size for way, size in _first_message(experiment).items()
+    }
+    run = None if down is None or up is None else down + up + sum(first.values())
     full = 4 * experiment.backbone.num_parameters
     full_round = asks * (full + framing_bytes(0, 3)) + cohort * (full + framing_bytes(len(UPLOAD_SCALARS), 3))
     once = experiment.bytes_once
@@ -75,6 +78,7 @@ def forecast(experiment: Experiment) -> dict[str, Any]:
         ],
         "message_bytes": messages,
         "round_bytes": rounds,
+        "first_bytes": first,
         "run_bytes": run,
         "full_model_bytes": full,
         "share": None if messages["download"] is None else messages["download"] / full,
@@ -111,6 +115,12 @@ def message_bytes(wire: Wire, kind: Kind, num_streams: int, num_scalars: int) ->
     return num_streams * sum(known) + framing_bytes(num_scalars, num_streams * len(sizes))
 
 
+def _first_message(experiment: Experiment) -> dict[str, int]:
+    """Bytes of each client's part in the exchange before the first round."""
+    warm = experiment.warm
+    return {"download": 0, "upload": 0} if warm is None else warm.message_bytes
+
+
 def _downloads(experiment: Experiment, message: int | None) -> tuple[int | None, int | None]:
     """Bytes of all downloads of the run, and how many clients are asked; each None if it cannot be told."""
     population, wire, rounds = experiment.population, experiment.wire, experiment.config.rounds
@@ -121,6 +131,8 @@ def _downloads(experiment: Experiment, message: int | None) -> tuple[int | None,
     elif total <= MAX_FORETOLD:
         chosen = [client for number in range(1, rounds + 1) for client in population.asked(number)]
         total, seen = len(chosen), len(set(chosen))
+    if experiment.warm is not None:
+        seen = clients
     if message is None or (wire.delta and total > MAX_FORETOLD):
         return None, seen
     if not wire.delta:
@@ -133,12 +145,14 @@ def _steps(experiment: Experiment, sizes: Mapping[Group, int | None]) -> int:
     streams = {stream: dict(experiment.model.start) for stream in experiment.algorithm.downloads}
     streams = {s: {n: t for n, t in p.items() if n in experiment.plan.layout()} for s, p in streams.items()}
     empty = (b"",) * (len(streams) * len(sizes))
+    # The first model is the one that every client starts from, but for a head that the server has started.
+    begun = {("model", Group.HEAD)} if experiment.warm is not None else set()
+    first = tuple(bytes(((s, g) in begun and size) or 0) for s in streams for g, size in sizes.items())
     step = tuple(bytes(size or 0) for _ in streams for size in sizes.values())
     whole = 4 * sum(tensor.numel() for params in streams.values() for tensor in params.values())
     track, total = Track(Version(0, streams), {}, {}), 0
     for number in range(1, experiment.config.rounds + 1):
-        # The first model is the one that every client starts from.
-        track = track.extended(Version(number, streams), empty if number == 1 else step)
+        track = track.extended(Version(number, streams), first if number == 1 else step)
         asked = experiment.population.asked(number)
         for base, count in Counter(track.base(client) for client in asked).items():
             steps = [] if base == WHOLE else [track.steps[n] for n in range(base + 1, number + 1)]

@@ -8,28 +8,35 @@ import signal
 import threading
 import time
 from collections import UserDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from fedadapt.engines.engine import Engine
+from fedadapt.engines.engine import Engine, MakeEngine
 from fedadapt.engines.hostile import HostileEngine
-from fedadapt.engines.local import LocalEngine
 from fedadapt.engines.population import PopulationEngine
-from fedadapt.errors import Interrupted, RunError
+from fedadapt.errors import ConfigError, Interrupted, RunError
+from fedadapt.experiment.blueprint import draw_blueprint
 from fedadapt.experiment.build import Experiment, LoadData, build, build_data, data_digest, manifest
-from fedadapt.experiment.config import RunConfig, make_config
+from fedadapt.experiment.config import RunConfig, apply_setting, make_config
 from fedadapt.federation.buffered import play_buffered
+from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.round import Played, play
+from fedadapt.federation.round_zero import play_warm_start
 from fedadapt.federation.serve import predicting
 from fedadapt.params import Streams, stack
+from fedadapt.registry import names
 from fedadapt.runs.lock import acquire
 from fedadapt.runs.records import ClientRecord, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
 from fedadapt.training.denormals import flushed_denormals
 from fedadapt.training.evaluate import Scores, evaluate, evaluate_clients, over_clients
+
+Flow = Generator[list[Request], Sequence[Reply], Played]
+"""A round as a generator; see `fedadapt.federation.round.play`."""
 
 
 class Watcher:
@@ -93,32 +100,51 @@ def run(
     path = folder / config.name
     # Before anything is removed, so that a wrong setting does not cost the run that was to be replaced.
     experiment = build(config)
-    if overwrite and (path / FILE).exists():
-        # With the lock, so that a run that is in use is not pulled from under its process.
-        lock = acquire(path)
-        try:
-            shutil.rmtree(path)
-        finally:
-            os.close(lock)
-    with RunStore.create(path, manifest(experiment, "local")) as store:
-        _simulate(experiment, store, watcher or Watcher())
+    with experiment.engine as make_engine:
+        if overwrite and (path / FILE).exists():
+            # With the lock, so that a run that is in use is not pulled from under its process.
+            lock = acquire(path)
+            try:
+                shutil.rmtree(path)
+            finally:
+                os.close(lock)
+        with RunStore.create(path, manifest(experiment, config.engine.name)) as store:
+            _simulate(experiment, store, make_engine, watcher or Watcher())
     return path
 
 
-def resume(path: Path, *, watcher: Watcher | None = None) -> Path:
+def resume(path: Path, settings: Sequence[str] = (), *, watcher: Watcher | None = None) -> Path:
     """Goes on with a run after its last committed round; a finished run is left as it is.
 
     The result is bit for bit that of a run that was never stopped, on the same machine and versions.
+
+    Args:
+        path: the run's directory.
+        settings: of ``engine``, such as ``engine.address=10.0.0.1:6379``, for a cluster that has moved. Another
+            engine changes the last bits of a result, and nothing else.
+        watcher: told of progress.
 
     Raises:
         RunError: there is no run, it is in use, or its file is damaged.
         FedadaptError: the data or the backbone are not what the run began with.
     """
     with RunStore.open(path) as store:
-        if store.manifest.get("engine", "local") != "local":
+        if store.manifest.get("engine", "local") not in names("engine"):
             raise RunError(f"run {path} is a federation between sites; go on with: fedadapt serve")
-        _simulate(rebuild(store), store, watcher or Watcher())
+        engine = _engine_of(store.manifest["config"], settings)
+        with engine as make_engine:
+            _simulate(rebuild(store), store, make_engine, watcher or Watcher())
     return path
+
+
+def _engine_of(began: dict[str, Any], settings: Sequence[str]) -> AbstractContextManager[MakeEngine]:
+    """The engine that a run began on, with other settings."""
+    document = {"name": began["name"], "engine": dict(began["engine"])}
+    for setting in settings:
+        if setting.split("=", 1)[0].split(".")[0] != "engine":
+            raise ConfigError(f"a run goes on as it began, but for its engine; {setting!r} is none of that")
+        apply_setting(document, setting, RunConfig)
+    return make_config(document).engine.create("engine")
 
 
 def rebuild(store: RunStore, load: LoadData = build_data) -> Experiment:
@@ -143,9 +169,9 @@ def rebuild(store: RunStore, load: LoadData = build_data) -> Experiment:
     return experiment
 
 
-def _simulate(experiment: Experiment, store: RunStore, watcher: Watcher) -> None:
+def _simulate(experiment: Experiment, store: RunStore, make_engine: MakeEngine, watcher: Watcher) -> None:
     memory = StoredMemory(store)
-    engine: Engine = LocalEngine(experiment.party(memory), experiment.config.engine.chunk)
+    engine = make_engine(experiment.party(memory), draw_blueprint(experiment))
     if experiment.attack.upload is not None:
         engine = HostileEngine(
             engine, experiment.wire, experiment.algorithm, experiment.attackers, experiment.attack.upload
@@ -174,8 +200,7 @@ def play_on(
     config = experiment.config
     with flushed_denormals(), interruptible() as stop_asked:
         if store.last_round is None:
-            first = experiment.first_state()
-            store.commit(RoundRecord(0, first, metrics=dict(_measure(experiment, first))))
+            store.commit(_begin(experiment, engine))
         last = store.last_round or 0
         state = store.state()
         watcher.begin(experiment, last)
@@ -184,10 +209,10 @@ def play_on(
                 raise Interrupted(
                     f"stopped after round {number - 1} of {config.rounds}; go on with: fedadapt resume {store.path}"
                 )
-            begun, cpu_begun = time.perf_counter(), time.process_time()
+            begun, cpu_begun = time.perf_counter(), time.process_time() + engine.cpu_s
             cohort = experiment.population.asked(number)
             engine.on_clients = partial(watcher.clients, number, len(cohort))
-            played = _drive(experiment, engine, state, number, cohort)
+            played = _drive(_flow(experiment, state, number, cohort), engine)
             state = played.state
             metrics = _training_metrics(played)
             clients = played.clients
@@ -205,19 +230,50 @@ def play_on(
                 played.ledger,
                 memory.written(),
                 time.perf_counter() - begun,
-                time.process_time() - cpu_begun,
+                time.process_time() + engine.cpu_s - cpu_begun,
             )
             store.commit(record)
             memory.forget()
             watcher.committed(record)
 
 
-def _drive(experiment: Experiment, engine: Engine, state: Streams, number: int, cohort: list[int]) -> Played:
-    """One round. That nobody gave a usable update is no reason to stop: it is recorded, and the next round may do."""
+def _begin(experiment: Experiment, engine: Engine) -> RoundRecord:
+    """Round 0: the first state, and what it took to get there.
+
+    Raises:
+        RunError: the head was to start from class means, and nobody said any.
+    """
+    begun, cpu_begun = time.perf_counter(), time.process_time() + engine.cpu_s
+    played = Played(experiment.first_state(), (), ())
+    if experiment.warm is not None:
+        everyone = range(experiment.population.pool.num_clients)
+        played = _drive(play_warm_start(experiment.warm, experiment.algorithm, everyone), engine)
+        if not played.state:
+            first = played.clients[0]
+            raise RunError(
+                f"none of {len(played.clients)} clients gave class means, of which the head was to start; "
+                f"client {first.client} {first.outcome}: {first.reason}"
+            )
+    return RoundRecord(
+        0,
+        played.state,
+        dict(_measure(experiment, played.state)),
+        played.clients,
+        played.ledger,
+        wall_s=time.perf_counter() - begun,
+        cpu_s=time.process_time() + engine.cpu_s - cpu_begun,
+    )
+
+
+def _flow(experiment: Experiment, state: Streams, number: int, cohort: list[int]) -> Flow:
     algorithm, wire = experiment.algorithm, experiment.wire
-    flow = play(algorithm, wire, state, number, cohort)
-    if algorithm.server.buffer is not None:
-        flow = play_buffered(algorithm, wire, state, number, experiment.population)
+    if algorithm.server.buffer is None:
+        return play(algorithm, wire, state, number, cohort)
+    return play_buffered(algorithm, wire, state, number, experiment.population)
+
+
+def _drive(flow: Flow, engine: Engine) -> Played:
+    """One round. That nobody gave a usable update is no reason to stop: it is recorded, and the next round may do."""
     try:
         requests = next(flow)
         while True:

@@ -68,7 +68,7 @@ class Frame:
 
     Args:
         kind: download or upload.
-        round: counted from 1.
+        round: counted from 1; 0 for an exchange before the first.
         client: its number; -1 if the frame is for all.
         identity: of the sender.
         scalars: numbers whose meaning both sides know by position.

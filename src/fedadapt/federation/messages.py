@@ -24,7 +24,7 @@ class Request:
     """The server asks one client for its part in a round.
 
     Args:
-        round: counted from 1.
+        round: counted from 1; 0 for an exchange before the first.
         client: who is asked.
         frame: a download; the same object for all clients that get the same bytes.
         effort: the share of its local steps that a simulated client takes; it is not sent.

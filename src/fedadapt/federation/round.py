@@ -63,13 +63,8 @@ def play(
         for client in cohort
         for group, count in sent[id(frames[client])].items()
     ]
-    answers: dict[int, Reply] = {}
-    for reply in replies:
-        if reply.round == round and reply.client in cohort and reply.client not in answers:
-            answers[reply.client] = reply
-        else:
-            # Late, sent twice, or from a client that was not asked: it has moved, and counts for nothing else.
-            ledger.append(LedgerEntry(round, reply.client, Direction.UPLOAD, FRAMING, len(reply.frame)))
+    answers, strays = first_answers(replies, round, cohort)
+    ledger += strays
     updates, records = [], []
     for client in sorted(cohort):
         update, record, received = accept(answers.get(client), algorithm, wire, round, client)
@@ -96,6 +91,23 @@ def _downloads(
     bases = {client: track.base(client) for client in cohort}
     frames = {base: track.frame(wire, base) for base in set(bases.values())}
     return {client: frames[base] for client, base in bases.items()}, track
+
+
+def first_answers(
+    replies: Sequence[Reply], round: int, cohort: Sequence[int]
+) -> tuple[dict[int, Reply], list[LedgerEntry]]:
+    """The first reply of each client that was asked; the bytes of what came besides.
+
+    What is late, sent twice, or from a client that was not asked has moved, and counts for nothing else.
+    """
+    answers: dict[int, Reply] = {}
+    strays = []
+    for reply in replies:
+        if reply.round == round and reply.client in cohort and reply.client not in answers:
+            answers[reply.client] = reply
+        else:
+            strays.append(LedgerEntry(round, reply.client, Direction.UPLOAD, FRAMING, len(reply.frame)))
+    return answers, strays
 
 
 def accept(

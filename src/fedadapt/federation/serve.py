@@ -23,6 +23,7 @@ from fedadapt.errors import ClientError, FrameError
 from fedadapt.federation import versions
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
+from fedadapt.federation.warm_start import ROUND, answer_warm_start, warm_start
 from fedadapt.params import Params, Streams, add, expand, pick, stack, zeros_like
 from fedadapt.seeds import Seeds
 from fedadapt.training.config import TrainConfig
@@ -84,10 +85,14 @@ def serve(requests: Sequence[Request], party: Party) -> list[Reply]:
     """
     replies: dict[int, Reply] = {}
     able: list[tuple[Request, Streams]] = []
-    read = _reader(party)
+    read, warm = _reader(party), warm_start(party.model, party.wire)
     for request in requests:
         if len(party.indices[request.client]) == 0:
             replies[request.client] = _failed(request, "client holds no training samples")
+            continue
+        if warm is not None and request.round == ROUND:
+            split, own = party.split, party.indices[request.client]
+            replies[request.client] = answer_warm_start(warm, request, split, own, party.mean, party.std)
             continue
         try:
             able.append((request, read(request)))
@@ -105,7 +110,7 @@ def _reader(party: Party) -> Callable[[Request], Streams]:
     def read(request: Request) -> Streams:
         if id(request.frame) not in decoded:
             if party.wire.delta:
-                decoded[id(request.frame)] = _take_version(request, party)
+                decoded[id(request.frame)] = take_version(request, party)
             else:
                 message = party.wire.read(
                     request.frame, Kind.DOWNLOAD, request.round, EVERYONE, party.algorithm.downloads, 0
@@ -116,8 +121,12 @@ def _reader(party: Party) -> Callable[[Request], Streams]:
     return read
 
 
-def _take_version(request: Request, party: Party) -> Streams:
-    """What a download leads to from what the site holds, which it remembers."""
+def take_version(request: Request, party: Party) -> Streams:
+    """What a download leads to from what the site holds, which it remembers.
+
+    Raises:
+        FrameError: it does not start from what is held, or is damaged.
+    """
     if EVERYONE in party.memory:
         held = versions.recall(party.memory[EVERYONE])
     else:

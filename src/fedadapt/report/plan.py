@@ -34,6 +34,9 @@ def plan_table(told: Mapping[str, Any]) -> Iterator[Table | str]:
     messages, rounds = told["message_bytes"], told["round_bytes"]
     yield f"a client and round: {_size(messages['download'])} down, {_size(messages['upload'])} up"
     yield f"a round of {told['cohort']} clients: {_size(rounds['download'])} down, {_size(rounds['upload'])} up"
+    if any(told["first_bytes"].values()):
+        first = told["first_bytes"]
+        yield f"class means before the first round: {_size(first['download'])} down, {_size(first['upload'])} up"
     yield f"the run of {told['rounds']} rounds: {_size(told['run_bytes'])}"
     share = "" if told["share"] is None else f"; a download is {100 * told['share']:.2f} % of it"
     yield f"the full model: {_size(told['full_model_bytes'])}{share}"

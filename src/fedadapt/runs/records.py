@@ -35,7 +35,7 @@ class LedgerEntry:
     """Bytes of one group of tensors in one frame.
 
     Args:
-        round: counted from 1.
+        round: counted from 1; 0 for an exchange before the first.
         client: its number.
         direction: download or upload.
         group: a value of `fedadapt.params.Group`, or `FRAMING`. The entries of one frame sum to its length.

@@ -14,7 +14,7 @@ from torch.nn import functional
 from fedadapt.data.augment import normalise
 from fedadapt.data.batches import Batch
 from fedadapt.errors import ClientError
-from fedadapt.params import Params, is_finite
+from fedadapt.params import Params, as_rows, from_rows, is_finite
 from fedadapt.training.config import TrainConfig
 from fedadapt.training.optimizers import clip, make_optimizer
 
@@ -28,10 +28,24 @@ class Model(Protocol):
 
     moving: list[str]
 
-    def __call__(self, params: Params, images: Tensor, *, mask: Tensor | None, training: bool) -> Tensor: ...
+    def __call__(
+        self,
+        params: Params,
+        images: Tensor,
+        *,
+        mask: Tensor | None,
+        training: bool,
+        noise: Sequence[int] = (),
+    ) -> Tensor: ...
 
     def with_features(
-        self, params: Params, images: Tensor, *, mask: Tensor | None, training: bool
+        self,
+        params: Params,
+        images: Tensor,
+        *,
+        mask: Tensor | None,
+        training: bool,
+        noise: Sequence[int] = (),
     ) -> tuple[Tensor, Tensor]:
         """Logits, and the features that they are made from."""
         ...
@@ -118,23 +132,23 @@ def train(
     Raises:
         ClientError: a loss or a weight became infinite or NaN.
     """
-    params = {name: tensor.clone() for name, tensor in start.items()}
     still = {*model.moving, *hooks.frozen}
-    trained = {name: tensor for name, tensor in params.items() if name not in still}
+    params, trained, rows = _laid_out(start, still)
     some = next(iter(params.values()))
     clients, device = some.shape[0], some.device
-    step = make_optimizer(trained, config)
+    step = make_optimizer(rows, config)
     second: Params = {}
     if hooks.beside is not None:
-        second = {name: tensor.clone() for name, tensor in hooks.beside.start.items()}
-        second_trained = {name: tensor for name, tensor in second.items() if name not in still}
-        second_step = make_optimizer(second_trained, config)
+        second, second_trained, second_rows = _laid_out(hooks.beside.start, still)
+        second_step = make_optimizer(second_rows, config)
     num_steps = torch.zeros(clients, dtype=torch.int64, device=device)
     losses, samples = torch.zeros(clients, device=device), torch.zeros(clients, device=device)
     with torch.no_grad():
         for batch in batches:
             images = normalise(batch.images.to(device), mean, std, torch.float32)
-            loss = _Loss(model, images, batch.labels.to(device), batch.mask.to(device), config, hooks)
+            loss = _Loss(
+                model, images, batch.labels.to(device), batch.mask.to(device), batch.noise, config, hooks
+            )
             first = loss.at(params, trained)
             gradients = hooks.gradient(first)(trained)
             active = loss.count > 0
@@ -148,8 +162,8 @@ def train(
                 direction = hooks.beside.gradient(
                     loss.at(around | second, second_trained), second_trained, trained
                 )
-                second_step(second_trained, _clipped(direction, config), rates)
-            step(trained, _clipped(gradients, config), rates)
+                second_step(second_rows, _clipped(direction, config), rates)
+            step(rows, _clipped(gradients, config), rates)
             num_steps += active
     mean_loss = losses / samples.clamp(min=1)
     if not (bool(torch.isfinite(mean_loss).all()) and is_finite(params) and is_finite(second)):
@@ -157,6 +171,14 @@ def train(
             f"training diverged: the loss or a weight is not finite at train.lr={lr:g}; lower it or set train.clip_norm"
         )
     return Trained(params, num_steps, mean_loss, second if hooks.beside is not None else None)
+
+
+def _laid_out(start: Params, still: Collection[str]) -> tuple[Params, Params, Tensor]:
+    """A copy of `start`; of it that which is trained; and the matrix that the latter are views of."""
+    moved = {name: tensor for name, tensor in start.items() if name not in still}
+    rows = as_rows(moved)
+    trained = from_rows(rows, moved)
+    return {name: trained[name] if name in trained else t.clone() for name, t in start.items()}, trained, rows
 
 
 def _clipped(gradients: Params, config: TrainConfig) -> Params:
@@ -179,11 +201,12 @@ class _Loss:
         images: Tensor,
         labels: Int64[Tensor, "K B"],
         mask: Tensor,
+        noise: Sequence[int],
         config: TrainConfig,
         hooks: Hooks,
     ) -> None:
         self._model, self._images, self._labels, self._mask = model, images, labels, mask
-        self._config, self._hooks = config, hooks
+        self._noise, self._config, self._hooks = noise, config, hooks
         self._seen = False
         self.count = mask.sum(1)
         self._references = [
@@ -218,11 +241,13 @@ class _Loss:
 
     def _mean(self, params: Params) -> Float[Tensor, " K"]:
         """Each client's mean loss over its real samples."""
-        shape, contrast = self._mask.shape, self._hooks.contrast
+        shape, contrast, mask, noise = self._mask.shape, self._hooks.contrast, self._mask, self._noise
         if contrast is None:
-            logits = self._model(params, self._images, mask=self._mask, training=True)
+            logits = self._model(params, self._images, mask=mask, training=True, noise=noise)
         else:
-            logits, features = self._model.with_features(params, self._images, mask=self._mask, training=True)
+            logits, features = self._model.with_features(
+                params, self._images, mask=mask, training=True, noise=noise
+            )
         if self._hooks.adjust is not None:
             logits = self._hooks.adjust(self._by_client(logits)).flatten(0, 1)
         each = functional.cross_entropy(

@@ -1,7 +1,8 @@
 """Optimisers over stacked tensors: each client has its own state and its own rate.
 
-A client whose rate is zero does not move. That is all it takes to let a client rest that is out of steps:
-whatever its momentum holds, it takes no step again in this round.
+The values of all trained tensors lie in one matrix, a client in each row, so a step is a few passes over it however
+many tensors there are. A client whose rate is zero does not move. That is all it takes to let a client rest that is
+out of steps: whatever its momentum holds, it takes no step again in this round.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedadapt.params import Params, zeros_like
+from fedadapt.params import Params, as_rows
 from fedadapt.training.config import TrainConfig
 
-Step = Callable[[Params, Params, Float[Tensor, " K"]], None]
-"""``(params, gradients, rates)``: changes `params` in place."""
+Step = Callable[[Float[Tensor, "K P"], Params, Float[Tensor, " K"]], None]
+"""``(rows, gradients, rates)``: changes `rows`, which hold what the gradients are of, in place."""
 
 
-def make_optimizer(params: Params, config: TrainConfig) -> Step:
-    """A fresh optimiser for stacked `params`, by the name in `config`."""
-    return _sgd(params, config) if config.optimizer == "sgd" else _adamw(params, config)
+def make_optimizer(rows: Float[Tensor, "K P"], config: TrainConfig) -> Step:
+    """A fresh optimiser for the values of K clients, by the name in `config`."""
+    return _sgd(rows, config) if config.optimizer == "sgd" else _adamw(rows, config)
 
 
 def clip(gradients: Params, largest: float) -> Params:
@@ -40,41 +41,39 @@ def across(values: Float[Tensor, " K"], tensor: Tensor) -> Tensor:
     return values.view(-1, *[1] * (tensor.ndim - 1))
 
 
-def _sgd(params: Params, config: TrainConfig) -> Step:
+def _sgd(rows: Tensor, config: TrainConfig) -> Step:
     """Stochastic gradient descent, ``v = momentum * v + g + decay * w``, ``w = w - rate * v``."""
-    velocity = zeros_like(params)
+    velocity = torch.zeros_like(rows)
 
-    def step(params: Params, gradients: Params, rates: Tensor) -> None:
-        for name, param in params.items():
-            gradient, moving = gradients[name], velocity[name]
-            if config.weight_decay:
-                gradient = gradient.add(param, alpha=config.weight_decay)
-            moving.mul_(config.momentum).add_(gradient)
-            param.addcmul_(moving, across(rates, param), value=-1.0)
+    def step(rows: Tensor, gradients: Params, rates: Tensor) -> None:
+        gradient = as_rows(gradients)
+        if config.weight_decay:
+            gradient.add_(rows, alpha=config.weight_decay)
+        velocity.mul_(config.momentum).add_(gradient)
+        rows.addcmul_(velocity, rates[:, None], value=-1.0)
 
     return step
 
 
-def _adamw(params: Params, config: TrainConfig) -> Step:
+def _adamw(rows: Tensor, config: TrainConfig) -> Step:
     """Adam with decoupled weight decay.
 
     Source: I. Loshchilov, F. Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019, algorithm 2.
     """
-    first, second = zeros_like(params), zeros_like(params)
+    first, second = torch.zeros_like(rows), torch.zeros_like(rows)
     beta1, beta2 = config.betas
     count = 0
 
-    def step(params: Params, gradients: Params, rates: Tensor) -> None:
+    def step(rows: Tensor, gradients: Params, rates: Tensor) -> None:
         nonlocal count
         count += 1
-        for name, param in params.items():
-            gradient = gradients[name]
-            first[name].lerp_(gradient, 1 - beta1)
-            second[name].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            spread = (second[name] / (1 - beta2**count)).sqrt_().add_(1e-8)
-            direction = first[name].div(spread).div_(1 - beta1**count)
-            if config.weight_decay:
-                direction.add_(param, alpha=config.weight_decay)
-            param.addcmul_(direction, across(rates, param), value=-1.0)
+        gradient = as_rows(gradients)
+        first.lerp_(gradient, 1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        spread = (second / (1 - beta2**count)).sqrt_().add_(1e-8)
+        direction = first.div(spread).div_(1 - beta1**count)
+        if config.weight_decay:
+            direction.add_(rows, alpha=config.weight_decay)
+        rows.addcmul_(direction, rates[:, None], value=-1.0)
 
     return step

@@ -302,7 +302,7 @@ def test_a_server_that_is_gone_is_an_error(grid):
         engine.exchange(requests())
 
 
-@pytest.mark.parametrize("text", [None, "{", '{"round": 0, "client": 0}', "x" * (2 * 2**20 + 1)])
+@pytest.mark.parametrize("text", [None, "{", '{"round": -1, "client": 0}', "x" * (2 * 2**20 + 1)])
 def test_malformed_answers_are_failures(grid, text):
     """What is no answer is a failed reply, and nothing worse."""
     engine, _ = engine_on(grid, clients=1)

@@ -15,10 +15,17 @@ from fedadapt.experiment import run
 from fedadapt.runs.records import Direction
 from fedadapt.runs.store import RunStore
 
-SETTINGS = ("data.num_clients=3", "rounds=5", "norms=local", "train.schedule=cosine", "engine.chunk=1")
+SETTINGS = (
+    "data.num_clients=3",
+    "rounds=5",
+    "norms=local",
+    "head={name='trained', start='class_means'}",
+    "train.schedule=cosine",
+    "engine.chunk=1",
+)
 RECIPE = (
     TOML.replace("num_clients = 4", "num_clients = 3").replace(
-        "rounds = 3", "rounds = 5\nnorms = {name = 'local'}"
+        "rounds = 3", "rounds = 5\nnorms = {name = 'local'}\nhead = {name = 'trained', start = 'class_means'}"
     )
     + "schedule = 'cosine'\n[engine]\nchunk = 1\n"
 )
@@ -120,7 +127,7 @@ def _attack_from_outside(federation):
 
 def _check_against_what_flower_counted(federation):
     counted = json.loads((federation.run / "flower" / "traffic.json").read_text())
-    messages = (5 + 1) * len(federation.sites)
+    messages = (5 + 2) * len(federation.sites)
     with RunStore.read(federation.run) as store:
         ledger = store.ledger()
     for direction, name in ((Direction.DOWNLOAD, "outbound-bytes"), (Direction.UPLOAD, "inbound-bytes")):

@@ -41,13 +41,13 @@ class Ask(Document):
 
     Args:
         run: which run.
-        round: counted from 1.
+        round: counted from 1; 0 for the exchange before the first.
         client: who is asked.
         accepted: the last round whose update of this client counted; 0 if none did.
     """
 
     run: Digest
-    round: int = Field(ge=1)
+    round: int = Field(ge=0)
     client: int = Field(ge=0)
     accepted: int = Field(ge=0)
 
@@ -62,7 +62,7 @@ class Answer(Document):
         stranger: the party has not shaken hands on this run, or forgot it.
     """
 
-    round: int = Field(ge=1)
+    round: int = Field(ge=0)
     client: int = Field(ge=0)
     failure: Complaint = ""
     stranger: bool = False

@@ -87,6 +87,7 @@ class FlowerEngine:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.on_clients: Callable[[int], None] = lambda count: None
+        self.cpu_s = 0.0
         self._grid = grid
         self._mandate = mandate
         self._clock = clock

@@ -239,7 +239,8 @@ class _Sparing(Watcher):
 
     def committed(self, record: RoundRecord) -> None:
         self._watcher.committed(record)
-        if record.round == 1 and record.clients and all(c.outcome is Outcome.FAILED for c in record.clients):
+        own_fault = all(client.outcome in (Outcome.FAILED, Outcome.REFUSED) for client in record.clients)
+        if record.round == 1 and record.clients and own_fault:
             raise RoundFailed(f"no client could do its work in the first round: {absences(record.clients)}")
 
 

@@ -1,0 +1,83 @@
+"""Processes that are kept: known to be alive, told apart when they are of no use, and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from fedadapt.engines.flower.node import _Kept
+from fedadapt.engines.flower.processes import Child, _session
+
+
+def wait_until(true, patience_s=60.0):
+    """Waits until something is so."""
+    until = time.monotonic() + patience_s
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def child(tmp_path, monkeypatch):
+    """Makes children of shell lines; they end with the test."""
+    monkeypatch.setattr(Child, "LOOK_S", 0.0)
+    made = []
+
+    def make(line, needs=b""):
+        made.append(Child(["sh", "-c", line], tmp_path, tmp_path / "log", needs))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def test_a_child_without_what_it_needs_is_not_alive(child):
+    """What it starts may die without its notice; before it has started that, it is only young."""
+    one = child("sleep 0.3; sleep 1234 & exec sleep 4321", b"sleep\x001234")
+    one.start()
+    assert one.alive
+    wait_until(lambda: one.alive and any(b"sleep\x001234" in line for line in _session(one.pid)))
+    assert one.alive
+    (number,) = (
+        int(folder.name)
+        for folder in Path("/proc").iterdir()
+        if folder.name.isdigit() and _is(folder, b"sleep\x001234") and os.getsid(int(folder.name)) == one.pid
+    )
+    os.kill(number, signal.SIGKILL)
+    wait_until(lambda: not one.alive)
+    one.start()
+    assert one.alive
+
+
+def _is(folder, command):
+    try:
+        return (folder / "cmdline").read_bytes().startswith(command)
+    except OSError:
+        return False
+
+
+def test_its_last_words_are_its_errors(child):
+    """What follows an error in the log is no reason; without one the last line has to do."""
+    one = child(
+        "printf '\\033[92mINFO\\033[0m: begun\\nERROR : no key\\nfor this\\ndoor\\nINFO: bye\\n'; exit 1"
+    )
+    one.start()
+    wait_until(lambda: not one.alive)
+    assert one.last_words() == "ERROR : no key for this door"
+
+
+def test_a_child_that_ends_at_once_is_started_ever_more_seldom(child):
+    """Each end is one line with its reason and the pause that follows."""
+    said = []
+    kept = _Kept("worker", child("echo no data; exit 3"), said.append)
+    kept.start()
+    wait_until(lambda: kept.look() or len(said) == 2, 120)
+    assert said == [
+        "worker ended (no data); starting it again in 2 s",
+        "worker ended (no data); starting it again in 4 s",
+    ]
