@@ -28,6 +28,9 @@ class SearchConfig(Section):
     key: str = "train.lr"
     values: Annotated[list[float], Filled]
     per: list[str] = Field(default=[], description="axes for each combination of which the key is picked")
+    at: dict[str, str] = Field(
+        default={}, description="values of other axes that the short runs have, where the grid has such a place"
+    )
     settings: Settings = Field(default={}, description="of the short runs")
     seed: int = Field(default=0, ge=0)
 
@@ -150,6 +153,8 @@ def _check(config: StudyConfig) -> None:
     ):
         for name in names:
             _known(where, name, config.axes)
+    if search is not None:
+        check_pattern("search.at", search.at, config)
     for group in config.zip:
         lengths = {name: len(config.axes[name]) for name in group}
         if len(set(lengths.values())) > 1:

@@ -232,9 +232,10 @@ def _assignments(study: Study) -> Iterator[dict[str, str]]:
 
 
 def _candidates(study: Study, search: SearchConfig, grid: list[Place], place: Place) -> list[Cell]:
-    """The short runs that decide for a place: those of the first place of the grid with its values of ``per``."""
+    """The short runs that decide for a place: like the first of the grid with its values of ``per``, if it can with ``at``."""
     wanted = {axis: place.labels[axis] for axis in search.per}
-    like = next(first.labels for first in grid if matches(dict(wanted), first.labels))
+    able = [one.labels for one in grid if matches(dict(wanted), one.labels)]
+    like = next((labels for labels in able if matches(dict(search.at), labels)), able[0])
     cells = []
     for value in search.values:
         config = study.configure(like, search.settings, {SEED: search.seed, search.key: value})
