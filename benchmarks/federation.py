@@ -130,7 +130,12 @@ class Federation:
         """When each round was on disk, from when the last site was there, by the server's log (whole seconds)."""
         log = (self.run / "server.log").read_text().splitlines()
         lines = [(datetime.fromisoformat(line.split(" ", 1)[0]), line.split(" ", 1)[1]) for line in log]
-        begun = max(stamp for stamp, said in lines if re.match(r"client \d+ is here", said))
+        # A site that is greeted again has been there before.
+        came: dict[str, datetime] = {}
+        for stamp, said in lines:
+            if here := re.match(r"client (\d+) is here", said):
+                came.setdefault(here[1], stamp)
+        begun = max(came.values())
         return {
             int(said.split()[1]): (stamp - begun).total_seconds()
             for stamp, said in lines
@@ -176,7 +181,6 @@ class Federation:
 
 @contextmanager
 def _all(contexts: Sequence[Any]) -> Iterator[None]:
-
     with ExitStack() as stack:
         for context in contexts:
             stack.enter_context(context)
