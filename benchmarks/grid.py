@@ -43,7 +43,7 @@ TECHNIQUES = (
     "moon",
     "ditto",
 )
-SETS = {"full": 0.03, "parallel": 0.1}
+SETS = {"full": 0.03, "parallel": 0.03}
 """Learning rates by what is trained."""
 
 DISTRIBUTIONS = {
@@ -159,7 +159,7 @@ def main() -> None:
         "--data", type=Path, help="an npz file with domains; without it digits in four styles"
     )
     parser.add_argument("--size", type=int, default=16, help="pixels")
-    parser.add_argument("--images", type=int, nargs=2, default=[320, 160], help="of training and test")
+    parser.add_argument("--images", type=int, nargs=2, default=[640, 320], help="of training and test")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("docs/results/grid"))
     parser.add_argument("--set", action="append", default=[], dest="settings", help="as of fedadapt run")

@@ -17,7 +17,6 @@ from fedadapt.experiment.build import build, build_data
 from fedadapt.experiment.export import export
 from fedadapt.experiment.forecast import forecast
 from fedadapt.experiment.run import Watcher
-from fedadapt.federation.messages import Reply
 from fedadapt.registry import names
 from fedadapt.runs.records import Direction, Outcome
 from fedadapt.runs.store import FILE, RunStore
@@ -95,9 +94,9 @@ def test_the_full_model_goes_through_low_rank(tmp_path):
         assert all(record.outcome is Outcome.ACCEPTED for record in store.clients())
 
 
-@pytest.mark.parametrize("codec", ["int8", "rotate > int4 > zstd"])
-def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, monkeypatch, codec):
-    """With steps down and codes up, every byte that moved is in the ledger; known sizes are foretold."""
+@pytest.fixture
+def moved(monkeypatch):
+    """Bytes of all frames that an engine in this process carries, by direction."""
     moved = {Direction.DOWNLOAD: 0, Direction.UPLOAD: 0}
     exchange = LocalEngine.exchange
 
@@ -108,6 +107,12 @@ def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, monkeypatch, codec)
         return replies
 
     monkeypatch.setattr(LocalEngine, "exchange", counting)
+    return moved
+
+
+@pytest.mark.parametrize("codec", ["int8", "rotate > int4 > zstd"])
+def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, moved, codec):
+    """With steps down and codes up, every byte that moved is in the ledger; known sizes are foretold."""
     config = tiny(f"codec={codec}", "cohort=2", "rounds=4")
     with RunStore.read(run(config, tmp_path)) as store:
         ledger = store.ledger()
@@ -119,18 +124,8 @@ def test_the_ledger_of_packed_frames_is_the_frames(tmp_path, monkeypatch, codec)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_the_ledger_is_the_frames_and_the_forecast(tmp_path, monkeypatch, adapter):
+def test_the_ledger_is_the_frames_and_the_forecast(tmp_path, moved, adapter):
     """Bytes in the ledger are those of the frames that moved, and those foretold, for every adapter."""
-    moved = {Direction.DOWNLOAD: 0, Direction.UPLOAD: 0}
-    exchange = LocalEngine.exchange
-
-    def counting(self, requests):
-        replies = exchange(self, requests)
-        moved[Direction.DOWNLOAD] += sum(len(request.frame) for request in requests)
-        moved[Direction.UPLOAD] += sum(len(reply.frame) for reply in replies)
-        return replies
-
-    monkeypatch.setattr(LocalEngine, "exchange", counting)
     config = tiny(f"adapter={adapter}", "cohort=3", "rounds=2")
     path = run(config, tmp_path)
     with RunStore.read(path) as store:
@@ -144,49 +139,6 @@ def test_the_ledger_is_the_frames_and_the_forecast(tmp_path, monkeypatch, adapte
     assert {way.value: 2 * told["round_bytes"][way.value] for way in moved} == {
         w.value: n for w, n in moved.items()
     }
-
-
-WARM = ("head={name='trained', start='class_means'}", "cohort=2")
-
-
-@pytest.mark.parametrize("settings", [WARM, ("codec=int8", *WARM)], ids=["float32", "int8"])
-def test_a_run_that_starts_from_class_means(tmp_path, monkeypatch, settings):
-    """Round 0 is the exchange: foretold to the byte, better than chance before training, the same when it is resumed."""
-    path = run(tiny(*settings), tmp_path / "whole")
-    expected = outcome(path)
-    with RunStore.read(path) as store:
-        ledger = store.ledger()
-    assert {entry.client for entry in ledger if entry.round == 0} == {0, 1, 2, 3}
-    told = forecast(build(tiny(*settings)))
-    assert told["run_bytes"] == sum(entry.num_bytes for entry in ledger)
-    assert sum(told["first_bytes"].values()) == sum(e.num_bytes for e in ledger if e.round == 0)
-    assert told["clients_seen"] == 4
-    accuracies = [metrics["accuracy"] for _, metrics in expected["rounds"]]
-    plain = [metrics["accuracy"] for _, metrics in outcome(run(tiny(), tmp_path / "plain"))["rounds"]]
-    assert accuracies[0] > plain[0] + 0.2
-    exchange = LocalEngine.exchange
-
-    def dying(self, requests):
-        if requests[0].round == 0:
-            raise Stopped
-        return exchange(self, requests)
-
-    with pytest.raises(Stopped):
-        run(tiny(*settings), tmp_path / "late", watcher=StopAfter(0))
-    assert outcome(resume(tmp_path / "late" / "tiny")) == expected
-    monkeypatch.setattr(LocalEngine, "exchange", dying)
-    with pytest.raises(Stopped):
-        run(tiny(*settings), tmp_path / "early")
-    monkeypatch.setattr(LocalEngine, "exchange", exchange)
-    assert outcome(resume(tmp_path / "early" / "tiny")) == expected
-
-
-def test_a_run_in_which_nobody_says_class_means_ends(tmp_path, monkeypatch):
-    """Nothing can be begun; the line names a client and its reason."""
-    failing = lambda self, requests: [Reply(r.round, r.client, failure="fell ill") for r in requests]  # noqa: E731
-    monkeypatch.setattr(LocalEngine, "exchange", failing)
-    with pytest.raises(RunError, match=r"none of 4 clients gave class means.* client 0 failed: fell ill"):
-        run(tiny(*WARM), tmp_path)
 
 
 def test_adapters_are_compared_under_one_protocol(tmp_path):
@@ -368,6 +320,22 @@ def test_a_limit_keeps_so_many_samples():
         dataset, _, clients = build_data(tiny(setting, "data.validation_fraction=0.5"))
         expected = 97 if setting.endswith("=97") else TRAIN - round(0.5 * TRAIN)
         assert len(dataset.train) == sum(map(len, clients.train)) == expected
+
+
+def test_measuring_can_be_on_a_part(tmp_path):
+    """``evaluate.limit`` measures on so many samples, classes in their shares, of the test or the validation split."""
+    _, whole, _ = build_data(tiny())
+    _, part, _ = build_data(tiny("evaluate.limit=30"))
+    assert len(part) == 30
+    shares = torch.bincount(whole.labels) * 30 / len(whole)
+    assert (torch.bincount(part.labels) - shares).abs().max() < 1
+    assert len(build_data(tiny("data.validation_fraction=0.25", "evaluate.limit=10"))[1]) == 10
+    assert len(build_data(tiny("evaluate.limit=100000"))[1]) == len(whole)
+    path = run(tiny("rounds=1", "evaluate.limit=10"), tmp_path)
+    with RunStore.read(path) as store:
+        hits = 10 * store.rounds()[-1].metrics["accuracy"]
+        assert store.manifest["data"]["test"] == 10
+        assert hits == pytest.approx(round(hits), abs=1e-5)
 
 
 def test_everybody_failing_is_recorded_and_the_run_goes_on(tmp_path):

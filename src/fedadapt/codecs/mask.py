@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from fedadapt.codecs.codec import Codec, Key, Law, Layout, Stage, count, flat, flatten, unflatten
+from fedadapt.codecs.codec import Codec, Key, Law
+from fedadapt.codecs.places import at_places
 from fedadapt.codecs.topk import Indices
-from fedadapt.params import Params
 from fedadapt.registry import register
 
 
@@ -46,22 +45,6 @@ def mask(*, period: Annotated[int, Field(ge=1, le=10_000)] = 10, unbiased: bool 
         turns = (key.round % period * size + np.arange(size)) % max(1, total)
         return np.sort((turns * step + begin) % max(1, total))
 
-    def encode(params: Params, key: Key) -> tuple[Params, tuple[bytes, ...]]:
-        values = flatten(params)
-        kept = values[places(len(values), key)]
-        return unflatten(kept, flat(len(kept))), ()
-
-    def decode(params: Params, parts: Sequence[bytes], layout: Layout, key: Key) -> Params:
-        del parts
-        total = count(layout)
-        values = np.zeros(total, dtype=np.float32)
-        kept = flatten(params)
-        values[places(total, key)] = kept * np.float32(total / len(kept)) if unbiased and len(kept) else kept
-        return unflatten(values, layout)
-
-    def rest(layout: Layout) -> Layout:
-        return flat(-(-count(layout) // period))
-
     gain = float(period) if unbiased else 1.0
     law = Law(
         max(1.0, gain - 1) if period > 1 else 0.0,
@@ -69,4 +52,4 @@ def mask(*, period: Annotated[int, Field(ge=1, le=10_000)] = 10, unbiased: bool 
         gain=gain,
         loss=gain - 1 if unbiased else float(period > 1),
     )
-    return Codec((Stage(name, encode, decode, rest, lambda layout: (), law),))
+    return at_places(name, places, lambda total: -(-total // period), law, unbiased=unbiased)

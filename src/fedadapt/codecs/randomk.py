@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from fedadapt.codecs.codec import Codec, Key, Law, Layout, Stage, count, flat, flatten, unflatten
+from fedadapt.codecs.codec import Codec, Key, Law
+from fedadapt.codecs.places import at_places
 from fedadapt.codecs.topk import Fraction, Indices, chosen
-from fedadapt.params import Params
 from fedadapt.registry import register
 
 
@@ -34,22 +32,6 @@ def randomk(*, fraction: Fraction = 0.1, unbiased: bool = True) -> Codec:
             np.sort(np.argpartition(key.words("randomk", total), k - 1)[:k]) if k else np.zeros(0, np.int64)
         )
 
-    def encode(params: Params, key: Key) -> tuple[Params, tuple[bytes, ...]]:
-        values = flatten(params)
-        kept = values[places(len(values), key)]
-        return unflatten(kept, flat(len(kept))), ()
-
-    def decode(params: Params, parts: Sequence[bytes], layout: Layout, key: Key) -> Params:
-        del parts
-        total = count(layout)
-        values = np.zeros(total, dtype=np.float32)
-        kept = flatten(params)
-        values[places(total, key)] = kept * np.float32(total / len(kept)) if unbiased and len(kept) else kept
-        return unflatten(values, layout)
-
-    def rest(layout: Layout) -> Layout:
-        return flat(chosen(count(layout), fraction))
-
     gain = 1 / fraction if unbiased else 1.0
     law = Law(
         max(1.0, gain - 1),
@@ -57,4 +39,4 @@ def randomk(*, fraction: Fraction = 0.1, unbiased: bool = True) -> Codec:
         gain=gain,
         loss=gain - 1 if unbiased else 1 - fraction,
     )
-    return Codec((Stage(name, encode, decode, rest, lambda layout: (), law),))
+    return at_places(name, places, lambda total: chosen(total, fraction), law, unbiased=unbiased)

@@ -166,6 +166,9 @@ def load_data(config: RunConfig) -> tuple[Dataset, Split]:
         train, measured_on = split_off(train, data.validation_fraction, seeds, "validation")
     if data.limit is not None and data.limit < len(train):
         _, train = split_off(train, data.limit / len(train), seeds, "limit")
+    limit = config.evaluate.limit
+    if limit is not None and limit < len(measured_on):
+        _, measured_on = split_off(measured_on, limit / len(measured_on), seeds, "measured")
     dataset = Dataset(
         dataset.name, train, dataset.test, dataset.class_names, dataset.validation, dataset.mean, dataset.std
     )

@@ -126,6 +126,9 @@ class EvaluateConfig(Section):
     """When the global model is measured; the last round always is."""
 
     every: int = Field(default=1, ge=1, description="rounds")
+    limit: int | None = Field(
+        default=None, ge=1, description="measure on only so many samples, stratified; none: all"
+    )
 
 
 class RunConfig(Section):

@@ -292,7 +292,7 @@ class Results:
             result.reason,
             json.dumps(result.config, sort_keys=True),
             None if record is None or not record.rounds else record.rounds[-1].round,
-            None if record is None else record.accuracy,
+            result.accuracy,
             None if record is None else record.num_bytes(Direction.UPLOAD),
             None if record is None else record.num_bytes(Direction.DOWNLOAD),
             None if record is None else sum(r.wall_s for r in record.rounds),

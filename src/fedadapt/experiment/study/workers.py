@@ -34,6 +34,8 @@ STOP = b"stop"
 STOPPED = "stopped"
 """How a cell ended that was asked to stop: neither well nor badly."""
 
+SECONDS_TO_END = 30.0
+
 
 @dataclass(frozen=True)
 class Advanced:
@@ -84,7 +86,12 @@ class _Worker:
         self.cell = cell
         self.pipe.send_bytes(cell.config.model_dump_json().encode())
 
-    def kill(self) -> None:
+    def end(self) -> None:
+        """Lets a process that waits end by itself, which tidies up after it; any other is killed."""
+        if self.cell is None:
+            with suppress(OSError):
+                self.pipe.send_bytes(STOP)
+            self.process.join(SECONDS_TO_END)
         self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -110,7 +117,7 @@ class Workers:
 
     def __exit__(self, *exception: object) -> None:
         for worker in self._workers:
-            worker.kill()
+            worker.end()
 
     @property
     def running(self) -> list[Cell]:

@@ -1,0 +1,170 @@
+"""A study's page says what its cells say: means, differences by seed, bytes to a target, and what did not work."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from fedadapt.errors import RunError
+from fedadapt.experiment.study.file import StudyConfig
+from fedadapt.report.results import write_results
+from fedadapt.report.study import read_study
+from fedadapt.runs.ledger import LedgerTotal
+from fedadapt.runs.records import ClientRecord, Direction, Outcome
+from fedadapt.runs.results import CellResult, PlaceResult, Results, RunRecord, Status
+from fedadapt.runs.store import RoundSummary
+
+ROUNDS = 4
+FULL, SMALL = (0.20, 0.40, 0.60, 0.80), (0.10, 0.50, 0.74, 0.79)
+"""Accuracy after each round, with seed 0; each further seed adds 0.01, to `small` twice that."""
+
+
+def record(accuracies, bytes_a_round):
+    """A run of one client that uploads as many bytes in each round and downloads none."""
+    return RunRecord(
+        {"config": {"name": "x", "rounds": ROUNDS}, "hardware": {"processor": "a chip"}, "versions": {"torch": "2"}},
+        [RoundSummary(0, {"accuracy": 0.1}, 0.0, 0.0)]
+        + [RoundSummary(n, {"accuracy": a}, 1.0, 2.0) for n, a in enumerate(accuracies, start=1)],
+        [ClientRecord(n, 0, Outcome.ACCEPTED, 10, 1, 0.5) for n in range(1, ROUNDS + 1)],
+        [LedgerTotal(n, Direction.UPLOAD, "adapter", bytes_a_round) for n in range(1, ROUNDS + 1)],
+    )  # fmt: skip
+
+
+def document(**more):
+    """What a study file says, with all that is left out."""
+    axes = {"trainable": {"full": {}, "small": {}, "wild": {}}, "skew": {"iid": {}, "strong": {}}}
+    report = {"compare": "trainable", "reference": "full", "claim": ["small"], "along": ["skew"]}
+    told = {"name": "made", "recipe": "r.toml", "seeds": [0, 1, 2], "axes": axes, "report": report, **more}
+    return StudyConfig.model_validate(told).model_dump(mode="json")
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Results of three seeds: `small` moves a tenth of the bytes of `full`, `wild` diverged; one rate was searched for."""
+    search = {"values": [0.1, 0.3], "per": ["trainable"]}
+    with Results.write(tmp_path / "made") as results:
+        standing, number = [], itertools.count(1)
+        for seed, skew, value in itertools.product(range(3), ("iid", "strong"), ("full", "small", "wild")):
+            digest = f"{value}-{skew}-{seed}"
+            labels = {"trainable": value, "skew": skew, "seed": str(seed)}
+            standing.append(PlaceResult("grid", next(number), labels, digest))
+            if value == "wild":
+                results.keep(CellResult(digest, Status.FAILED, {}, "training diverged"))
+                continue
+            rise = 0.01 * seed * (2 if value == "small" else 1)
+            accuracies = [a + rise for a in (FULL if value == "full" else SMALL)]
+            told = record(accuracies, 1000 if value == "full" else 100)
+            results.keep(CellResult(digest, Status.DONE, {}, record=told, accuracy=told.accuracy))
+        for rate, accuracy in (("0.1", 0.3), ("0.3", 0.4)):
+            results.keep(CellResult(f"s{rate}", Status.DONE, {}, accuracy=accuracy))
+            standing.append(PlaceResult("search", 0, {"trainable": "full", "train.lr": rate}, f"s{rate}"))
+        results.describe(document(search=search), standing)
+    return tmp_path / "made" / "results.sqlite"
+
+
+def test_differences_are_by_seed(made):
+    """Differences of -1, 0 and 1 points have mean 0 and deviation 1; t = 0 then, so p = 1; a tenth of the bytes moved.
+
+    full ends at 0.80, 0.81, 0.82 and small at 0.79, 0.81, 0.83.
+    """
+    group = read_study(made).groups[0]
+    difference = group.difference("small")
+    assert difference.points == pytest.approx((-1, 0, 1))
+    assert difference.spread.mean == pytest.approx(0)
+    assert difference.spread.deviation == pytest.approx(1)
+    assert difference.p == pytest.approx(1)
+    assert difference.share == pytest.approx(0.1)
+    assert group.difference("wild") is None
+
+
+def test_bytes_to_a_target_are_those_of_the_first_round_that_reaches_it(made):
+    """Full ends at 0.81 in the mean; 90 % of it is 0.729: full needs all 4000 bytes, small 300, for 0.76 after round 3.
+
+    99 % are 0.8019, which small reaches at the end, with 0.81.
+    """
+    group = read_study(made).groups[0]
+    ninety, _, ninety_nine = group.targets()
+    assert ninety == pytest.approx(0.729)
+    assert (group.arms["full"].bytes_to(ninety), group.arms["small"].bytes_to(ninety)) == (4000, 300)
+    assert group.arms["small"].bytes_to(ninety_nine) == 400
+    assert group.arms["small"].bytes_to(0.9) is None
+
+
+def test_the_page_says_what_the_cells_say(made, tmp_path):
+    """The claim is counted, rows have mean, deviation and share, failures their reason, and an edge of a search an arrow."""
+    page = write_results(made, tmp_path / "out").read_text(encoding="utf-8")
+    assert (
+        "**small**: no more than 1 points below full, at no more than 12 % of the bytes, in 2 of 2 rows"
+        in page
+    )
+    assert "| iid | small | 81.00 ± 2.00 | +0.00 ± 1.00 | 1 | 400 B | 10 % | 3 |" in page
+    assert "| iid | small | 300 B (13.3x) |" in page
+    assert "| iid | wild | failed | – | – | – | – | 0 |" in page
+    assert "- grid trainable=wild skew=iid seed=0: training diverged" in page
+    assert "| full | 30.00 | 40.00 | 0.3 → |" in page
+    assert "Run on a chip, torch 2." in page
+
+
+def test_every_figure_has_both_themes_and_its_numbers(made, tmp_path):
+    """A figure is two well-formed SVG files and a table, named on the page, and the same bytes when it is drawn again."""
+    out = tmp_path / "out"
+    page = write_results(made, out).read_text(encoding="utf-8")
+    names = ["accuracy-by-bytes", "pareto", "difference", "along-skew", "cost"]
+    first = {}
+    for name in names:
+        for theme in ("light", "dark"):
+            path = out / f"{name}-{theme}.svg"
+            assert ET.fromstring(path.read_text(encoding="utf-8")).tag.endswith("svg")  # noqa: S314 - our own
+            assert path.name in page
+            first[path] = path.read_bytes()
+        with (out / f"{name}.csv").open(encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+        assert len(rows) > 1
+        assert len({len(row) for row in rows}) == 1
+    assert {path.name for path in out.glob("*.svg")} == {path.name for path in first}
+    assert first[out / "pareto-light.svg"] != first[out / "pareto-dark.svg"]
+    write_results(out / "results.sqlite", out)
+    assert {path: path.read_bytes() for path in first} == first
+    assert (out / "README.md").read_text(encoding="utf-8") == page
+
+
+def test_the_front_leaves_out_what_is_beaten(made, tmp_path):
+    """The numbers beside the front are those of the cells: bytes in MiB and accuracy in percent."""
+    write_results(made, tmp_path / "out")
+    with (tmp_path / "out" / "pareto.csv").open(encoding="utf-8") as file:
+        rows = {(row["skew"], row["trainable"]): row for row in csv.DictReader(file)}
+    assert float(rows["iid", "small"]["MiB"]) == pytest.approx(400 / 2**20)
+    assert float(rows["iid", "small"]["accuracy, %"]) == pytest.approx(81)
+
+
+def test_one_axis_at_a_time_is_a_figure_each(tmp_path):
+    """Each axis has its own table and figure, against its first value with the others at theirs."""
+    with Results.write(tmp_path / "made") as results:
+        standing = []
+        for number, (value, skew) in enumerate(
+            [("full", "iid"), ("small", "iid"), ("full", "strong")], start=1
+        ):
+            told = record(FULL if value == "full" else SMALL, 1000)
+            results.keep(CellResult(f"c{number}", Status.DONE, {}, record=told, accuracy=told.accuracy))
+            labels = {"trainable": value, "skew": skew, "seed": "0"}
+            standing.append(PlaceResult("grid", number, labels, f"c{number}"))
+        results.describe(document(design="one at a time"), standing)
+    page = write_results(tmp_path / "made" / "results.sqlite", tmp_path / "out").read_text(encoding="utf-8")
+    assert "| small | 79.00 | -1.00 | – | 3.91 KiB | 8.0 s |" in page
+    assert "| strong | 80.00 | +0.00 | – | 3.91 KiB | 8.0 s |" in page
+    assert {path.name for path in (tmp_path / "out").glob("*.svg")} == {
+        f"axis-{axis}-{theme}.svg" for axis in ("trainable", "skew") for theme in ("light", "dark")
+    }
+
+
+def test_results_without_a_finished_cell_are_refused(tmp_path):
+    """A study of which nothing is done yet has nothing to report, and says so."""
+    with Results.write(tmp_path) as results:
+        results.describe(document(), [])
+    with pytest.raises(RunError, match="no finished cell to report"):
+        read_study(tmp_path / "results.sqlite")
+    with pytest.raises(RunError, match="there are no results in"):
+        read_study(tmp_path / "other.sqlite")
