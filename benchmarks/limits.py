@@ -206,10 +206,12 @@ PARTS = {"step": step, "memory": memory, "growth": growth, "curve": curve}
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=[*PARTS, []])
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; none: all")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "limits_amd-epyc.json")
     arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     if arguments.peak:
@@ -218,7 +220,7 @@ def main() -> None:
     document = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
     document["hardware"] = {"name": processor(), "machine": platform.machine(), "threads": 1}
     document["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
-    for part in arguments.parts:
+    for part in arguments.parts or PARTS:
         document[part] = PARTS[part]()
         print(part, json.dumps(document[part], indent=1))
         arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from contracts.cases import SIZES, tiny_model, tiny_party
 
-from fedadapt.engines.chunks import CACHE_BYTES, cut, fitting
+from fedadapt.engines.chunks import choose_chunk, cut
 from fedadapt.engines.local import LocalEngine
 from fedadapt.federation.messages import Request
 
@@ -33,19 +33,18 @@ def test_clients_of_like_size_are_together():
 def test_every_process_gets_a_chunk_unless_told_otherwise(size, processes, expected):
     """Sixteen clients for three processes are six each, where memory allows; a size that is given is kept."""
     party = tiny_party(tiny_model())
-    assert fitting(party) > 16
+    assert choose_chunk(party) > 16
     assert [len(chunk) for chunk in cut(requests(range(16)), party, size, processes)] == expected
 
 
-def test_a_chunk_fills_the_cache():
-    """A step's largest map is the cache's: its bytes over 4 bytes x images x values of the map, rounded down."""
-    party = tiny_party(tiny_model(), batch_size=100)
+def test_the_largest_map_of_a_chunk_fits_the_cache():
+    """2 MiB over 4 bytes x 10 images x the values of the map, rounded down; a step too large for it is one client's."""
+    party = tiny_party(tiny_model(), batch_size=10)
     largest, together = party.model.map_values(party.split.images.shape[1:])
     assert largest <= together
-    fits = fitting(party)
-    assert fits == CACHE_BYTES // (4 * 100 * largest)
-    assert max(len(chunk) for chunk in cut(requests(range(16)), party, None)) == min(fits, 16)
+    assert choose_chunk(party) == 2 * 2**20 // (4 * 10 * largest)
     huge = tiny_party(tiny_model(), batch_size=10**6)
+    assert choose_chunk(huge) == 1
     assert [len(chunk) for chunk in cut(requests(range(3)), huge, None)] == [1, 1, 1]
 
 

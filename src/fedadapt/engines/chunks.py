@@ -19,7 +19,7 @@ MEMORY_BYTES = 2**30
 """What the tensors of all clients of a chunk may take together."""
 
 
-def fitting(party: Party) -> int:
+def choose_chunk(party: Party) -> int:
     """How many clients to train together, from shapes alone, so that it is the same wherever a run goes on.
 
     On a processor a step's largest map has to fit the cache: with more clients there are fewer calls, but each waits
@@ -45,11 +45,11 @@ def cut(
     Args:
         requests: of one round.
         party: holds the clients' data.
-        size: clients in a chunk; None for as many as are `fitting`, but so that every process gets one.
+        size: clients in a chunk; None for as many as `choose_chunk` says, and so that every process gets one.
         processes: that will share the work.
     """
     spread = -(-len(requests) // processes)
-    size = size or max(1, min(fitting(party), spread))
+    size = size or max(1, min(choose_chunk(party), spread))
     size = min(size, party.model.max_clients or size)
     by_size = sorted(requests, key=lambda r: (len(party.indices[r.client]), r.client))
     return [by_size[begin : begin + size] for begin in range(0, len(by_size), size)]

@@ -29,7 +29,8 @@ class SearchConfig(Section):
     values: Annotated[list[float], Filled]
     per: list[str] = Field(default=[], description="axes for each combination of which the key is picked")
     at: dict[str, str] = Field(
-        default={}, description="values of other axes that the short runs have, where the grid has such a place"
+        default={},
+        description="values of other axes that the short runs have, where the grid has such a place",
     )
     settings: Settings = Field(default={}, description="of the short runs")
     seed: int = Field(default=0, ge=0)
@@ -153,16 +154,16 @@ def _check(config: StudyConfig) -> None:
     ):
         for name in names:
             _known(where, name, config.axes)
-    if search is not None:
-        check_pattern("search.at", search.at, config)
     for group in config.zip:
         lengths = {name: len(config.axes[name]) for name in group}
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise ConfigError(f"zipped axes need as many values each, got {told}; add or drop some")
-    for where, patterns in (("include", config.include), ("exclude", config.exclude)):
-        for pattern in patterns:
-            check_pattern(where, pattern, config)
+    patterns = [("include", pattern) for pattern in config.include]
+    patterns += [("exclude", pattern) for pattern in config.exclude]
+    patterns += [("search.at", search.at)] if search else []
+    for where, pattern in patterns:
+        check_pattern(where, pattern, config)
     compared = config.axes[report.compare or next(iter(config.axes))]
     if report.reference is not None:
         _known("report.reference", report.reference, compared)
