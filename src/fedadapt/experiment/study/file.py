@@ -153,14 +153,13 @@ def _check(config: StudyConfig) -> None:
     ):
         for name in names:
             _known(where, name, config.axes)
-    if search is not None:
-        check_pattern("search.at", search.at, config)
     for group in config.zip:
         lengths = {name: len(config.axes[name]) for name in group}
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise ConfigError(f"zipped axes need as many values each, got {told}; add or drop some")
-    for where, patterns in (("include", config.include), ("exclude", config.exclude)):
+    at = [search.at] if search else []
+    for where, patterns in (("include", config.include), ("exclude", config.exclude), ("search.at", at)):
         for pattern in patterns:
             check_pattern(where, pattern, config)
     compared = config.axes[report.compare or next(iter(config.axes))]
