@@ -29,7 +29,8 @@ class SearchConfig(Section):
     values: Annotated[list[float], Filled]
     per: list[str] = Field(default=[], description="axes for each combination of which the key is picked")
     at: dict[str, str] = Field(
-        default={}, description="values of other axes that the short runs have, where the grid has such a place"
+        default={},
+        description="values of other axes that the short runs have, where the grid has such a place",
     )
     settings: Settings = Field(default={}, description="of the short runs")
     seed: int = Field(default=0, ge=0)
