@@ -4,7 +4,7 @@
 
 Every rule of `RULES` under every attack of `ATTACKS` and under none, for every seed: the clients' samples, the
 attackers and all else follow from it. Every run is a run directory: stopped at any instant, the same command goes on.
-A run whose model comes to NaN ends there and counts with chance, one in ten. Writes ``results.json``,
+A run whose model is no number any more counts with chance, one in ten. Writes ``results.json``,
 ``results.md`` and ``figure.svg``.
 """
 

@@ -181,7 +181,7 @@ def write(
     rows: Sequence[dict[str, Any]], manifest: Mapping[str, Any], asked: argparse.Namespace, out: Path
 ) -> None:
     """Writes all that there is so far."""
-    words = ["python benchmarks/grid.py", *(["--data", asked.data.name] if asked.data else [])]
+    words = ["python benchmarks/grid.py", *(["--data", str(asked.data)] if asked.data else [])]
     words += ["--size", asked.size, "--images", *asked.images]
     words += [word for setting in asked.settings for word in ("--set", f'"{setting}"')]
     told = {

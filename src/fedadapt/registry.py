@@ -104,7 +104,7 @@ def create(kind: str, name: str, options: Mapping[str, Any] | None = None) -> An
     """
     factory = find(kind, name)
     try:
-        return validate_call(factory)(**(options or {}))
+        return validate_call(config=ConfigDict(allow_inf_nan=False))(factory)(**(options or {}))
     except ValidationError as error:
         raise ConfigError(f"{kind} {name!r}: {first_problem(error, describe(kind, name)[1])}") from None
 
@@ -112,13 +112,13 @@ def create(kind: str, name: str, options: Mapping[str, Any] | None = None) -> An
 class Section(BaseModel):
     """Settings of a file that are all known: an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Choice(BaseModel):
     """The name of something registered, with its options."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     name: str
 

@@ -43,7 +43,7 @@ def test_fednova_does_not_rescale_averaged_statistics():
 def test_robust_rules_need_enough_clients(name, options, least):
     """A cohort in which the rule promises nothing is refused; one client more is not."""
     refuse(
-        f"at least {least} clients a round, the cohort has {least - 1}",
+        f"at least {least} clients, there are {least - 1}",
         name,
         options,
         sizes=(4,) * (least - 1),

@@ -228,3 +228,47 @@ def test_between_sites_nothing_is_simulated(tmp_path):
         ConfigError, match=r"^section population is about simulated clients, but sites come and go"
     ):
         begin(tiny("population.dropout=0.1"), tmp_path)
+
+
+def test_fewer_updates_than_a_rule_needs_change_nothing_and_say_so(tmp_path):
+    """Krum against one attacker takes five updates; in a round in which some drop out the model stays, with the reason."""
+    config = tiny(
+        "algorithm={name='krum', attackers=1}", "data.num_clients=5", "population.dropout=0.4", "rounds=2"
+    )
+    with RunStore.read(run(config, tmp_path)) as store:
+        by_round = {number: [c for c in store.clients() if c.round == number] for number in (1, 2)}
+        begun = store.rounds()[0].metrics["loss"]
+        for summary in store.rounds()[1:]:
+            came = [c for c in by_round[summary.round] if c.outcome is not Outcome.ABSENT]
+            assert 0 < len(came) < 5
+            assert {(c.outcome, c.reason) for c in came} == {
+                (Outcome.REFUSED, f"{len(came)} updates came, Krum needs at least 5")
+            }
+            assert summary.metrics["loss"] == begun
+
+
+def test_a_buffer_smaller_than_a_rule_needs_is_refused():
+    """The cohort would do, the buffer does not."""
+    chain = "algorithm={name='chain', of=[{name='fedbuff', buffer=3}, {name='krum', attackers=1}]}"
+    with pytest.raises(ConfigError, match="at least 5 clients, there are 3"):
+        build(tiny(chain, "data.num_clients=8"))
+
+
+@pytest.mark.parametrize(
+    "habits", [("cohort=2", "population.over_selection=1.5"), ("attack=sign_flip", "attack.share=0.5")]
+)
+def test_the_exchange_before_round_one_is_asked_of_everybody(tmp_path, habits):
+    """Nobody is late for it or lies in it: the head comes of all samples."""
+    config = tiny("head={name='trained', start='class_means'}", "rounds=1", *habits)
+    with RunStore.read(run(config, tmp_path)) as store:
+        outcomes = [c.outcome for c in store.clients() if c.round == 0]
+    assert outcomes == [Outcome.ACCEPTED] * 4
+
+
+@pytest.mark.parametrize(
+    "setting", ["train.lr=inf", "algorithm={name='fedprox', mu=inf}", "data.local_test_fraction=nan"]
+)
+def test_no_setting_is_infinite(setting):
+    """Whatever is a number is a finite one."""
+    with pytest.raises(ConfigError, match="finite"):
+        build(tiny(setting))

@@ -35,7 +35,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(settings, tmp_path):
 
 def test_what_cannot_run_leaves_nothing_behind(tmp_path):
     """The refusal comes before the run directory."""
-    with pytest.raises(ConfigError, match="at least 7 clients a round, the cohort has 3"):
+    with pytest.raises(ConfigError, match="at least 7 clients, there are 3"):
         run(tiny(*SETTINGS, "algorithm=bulyan"), tmp_path)
     assert not (tmp_path / "tiny").exists()
 

@@ -297,6 +297,12 @@ class Algorithm:
                 f"algorithm {self.name} cannot run here: clients keep every group that is trained, so nothing would "
                 "travel; train another adapter, or share norms"
             )
+        updates = self.server.buffer or setting.cohort
+        if updates < self.server.least:
+            raise ConfigError(
+                f"algorithm {self.name} cannot run here: a step takes the updates of at least {self.server.least} clients, "
+                f"there are {updates}; ask more of them, or fill a larger buffer"
+            )
         for check in self.checks:
             reason = check(setting)
             if reason is not None:

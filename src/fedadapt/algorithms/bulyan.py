@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fedadapt.algorithms.algorithm import Algorithm, Gathered, ServerRule
-from fedadapt.algorithms.robust import as_sent, by_coordinate, krum_scores, needs, squared_distances
+from fedadapt.algorithms.robust import as_sent, by_coordinate, krum_scores, squared_distances
 from fedadapt.params import Params
 from fedadapt.registry import register
 
@@ -62,5 +62,4 @@ def bulyan(attackers: Annotated[int, Field(ge=0)] = 1) -> Algorithm:
     return Algorithm(
         "Bulyan",
         server=ServerRule(aggregate=aggregate, least=least),
-        checks=(needs(least, f"Bulyan against {attackers} attackers"),),
     )

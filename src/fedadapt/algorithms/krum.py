@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fedadapt.algorithms.algorithm import Algorithm, Gathered, ServerRule, Setting
-from fedadapt.algorithms.robust import krum_scores, mean_of, needs, squared_distances
+from fedadapt.algorithms.robust import krum_scores, mean_of, squared_distances
 from fedadapt.params import Params
 from fedadapt.registry import register
 
@@ -83,7 +83,4 @@ def _krum(name: str, attackers: int, selected: int | None) -> Algorithm:
             f"use at most {setting.cohort - attackers}"
         )
 
-    why = f"{name} against {attackers} attackers"
-    return Algorithm(
-        name, server=ServerRule(aggregate=aggregate, least=least), checks=(needs(least, why), few_enough)
-    )
+    return Algorithm(name, server=ServerRule(aggregate=aggregate, least=least), checks=(few_enough,))

@@ -45,7 +45,7 @@ def qfedavg(q: Annotated[float, Field(ge=0)] = 0.2) -> Algorithm:
     def aggregate(gathered: Gathered) -> Params:
         pairs, total = [], 0.0
         for update in gathered.updates:
-            loss = max(update.scalars["start_loss"], _SMALLEST_LOSS)
+            loss = update.scalars["start_loss"]
             lipschitz, delta = 1 / update.scalars["lr"], update.streams["delta"]
             pairs.append((loss**q * lipschitz, delta))
             total += q * loss ** (q - 1) * (lipschitz * norm(delta)) ** 2 + lipschitz * loss**q
@@ -62,7 +62,7 @@ def qfedavg(q: Annotated[float, Field(ge=0)] = 0.2) -> Algorithm:
 def _start_loss(work: Work) -> Float[Tensor, " K"]:
     if work.start_loss is None:
         raise ValueError("the loss before training was not measured")
-    return work.start_loss
+    return work.start_loss.clamp(min=_SMALLEST_LOSS)
 
 
 def _rate(work: Work) -> Float[Tensor, " K"]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedadapt.algorithms.algorithm import Check, Gathered, Setting
+from fedadapt.algorithms.algorithm import Gathered
 from fedadapt.params import Params
 
 
@@ -51,16 +51,3 @@ def krum_scores(distances: Float[Tensor, "N N"], attackers: int) -> Float[Tensor
     count = len(distances)
     near = distances.sort(1).values[:, 1 : max(2, count - attackers - 1)]
     return near.sum(1)
-
-
-def needs(least: int, why: str) -> Check:
-    """A check that the cohort has at least so many clients."""
-
-    def check(setting: Setting) -> str | None:
-        if setting.cohort >= least:
-            return None
-        return (
-            f"{why} takes at least {least} clients a round, the cohort has {setting.cohort}; ask more of them"
-        )
-
-    return check

@@ -16,7 +16,8 @@ from fedadapt.params import Streams
 class HostileEngine:
     """Another engine, with the uploads of attackers changed on their way.
 
-    The server gets well-formed frames, with the numbers of samples and steps of honest work: only the tensors lie.
+    The server gets well-formed frames, with the numbers of samples and steps of honest work: only the tensors lie. The
+    exchange before the first round is honest.
 
     Args:
         engine: carries the messages.
@@ -56,7 +57,8 @@ class HostileEngine:
         return [self._changed(reply) for reply in self._engine.exchange(requests)]
 
     def _changed(self, reply: Reply) -> Reply:
-        if reply.client not in self._attackers or reply.failure:
+        # What is asked before the first round is no update.
+        if reply.round == 0 or reply.client not in self._attackers or reply.failure:
             return reply
         round_, client, uploads = reply.round, reply.client, self._algorithm.uploads
         scalars = len(UPLOAD_SCALARS) + len(self._algorithm.local.scalars)

@@ -47,6 +47,10 @@ class PopulationEngine:
 
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
         """The replies of those who are on time, and failures with their cause for the others."""
+        if requests and requests[0].round == 0:
+            # The exchange before the first round is no training: everybody is waited for.
+            self._engine.on_clients = self.on_clients
+            return list(self._engine.exchange(requests))
         replies: list[Reply] = []
         coming: list[tuple[Request, Conduct]] = []
         deadline_s = self._population.deadline_s

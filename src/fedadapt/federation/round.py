@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from fedadapt.algorithms import Algorithm, Update
 from fedadapt.errors import FrameError
@@ -65,19 +66,18 @@ def play(
     ]
     answers, strays = first_answers(replies, round, cohort)
     ledger += strays
-    updates, records = [], []
+    updates, records = list[Update](), list[ClientRecord]()
     for client in sorted(cohort):
         update, record, received = accept(answers.get(client), algorithm, wire, round, client)
         records.append(record)
         ledger += [LedgerEntry(round, client, Direction.UPLOAD, g, n) for g, n in received.items()]
         if update is not None:
             updates.append(update)
-    if track is None:
-        new = algorithm.step(state, updates) if updates else state
-    else:
-        own = versions.without_track(state)
-        new = (algorithm.step(own, updates) if updates else own) | track.after(records).to_streams()
-    return Played(new, tuple(records), tuple(ledger), measure_drift(updates, algorithm.moving))
+    held = None if track is None else track.after(records).to_streams()
+    own = state if track is None else versions.without_track(state)
+    updates, records = enough(algorithm, updates, records)
+    new = algorithm.step(own, updates) if updates else own
+    return Played(new if held is None else new | held, tuple(records), tuple(ledger), measure_drift(updates, algorithm.moving))
 
 
 def _downloads(
@@ -110,6 +110,18 @@ def first_answers(
     return answers, strays
 
 
+def enough(
+    algorithm: Algorithm, updates: list[Update], records: list[ClientRecord]
+) -> tuple[list[Update], list[ClientRecord]]:
+    """The updates of a round that count: all, or none if they are fewer than the technique needs, and records say so."""
+    least = algorithm.server.least
+    if len(updates) >= least:
+        return updates, records
+    reason = f"{len(updates)} updates came, {algorithm.name} needs at least {least}"
+    too_few = partial(replace, outcome=Outcome.REFUSED, reason=reason)
+    return [], [too_few(one) if one.outcome is Outcome.ACCEPTED else one for one in records]
+
+
 def accept(
     reply: Reply | None, algorithm: Algorithm, wire: Wire, round: int, client: int
 ) -> tuple[Update | None, ClientRecord, dict[str, int]]:
@@ -123,9 +135,11 @@ def accept(
         message = wire.read(reply.frame, Kind.UPLOAD, round, client, algorithm.uploads, expected)
         num_examples, num_steps, loss, *own = message.scalars
         counts = all(count.is_integer() and 0 <= count < 2**53 for count in (num_examples, num_steps))
-        if not (counts and num_examples >= 1 and all(map(math.isfinite, (loss, *own)))):
+        # What techniques divide by: lengths of paths, rates, losses.
+        sound = all(map(math.isfinite, (loss, *own))) and all(value > 0 for value in own)
+        if not (counts and num_examples >= 1 and sound):
             raise FrameError(
-                f"scalars {message.scalars} of client {client} are not counts and finite numbers"
+                f"scalars {message.scalars} of client {client} are not counts, a finite loss and positive numbers"
             )
         bound = wire.norm_bound or math.inf
         if bound < math.inf and (size := math.hypot(*map(norm, message.streams.values()))) > bound:

@@ -17,7 +17,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class TrainConfig(BaseModel):
     """Local training, the same for every client."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=0.05, gt=0)

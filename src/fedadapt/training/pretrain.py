@@ -34,7 +34,7 @@ from fedadapt.training.denormals import flushed_denormals
 class PretrainConfig(BaseModel):
     """How a backbone is pretrained: SGD with Nesterov momentum and a one-cycle rate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=128, ge=2)

@@ -159,11 +159,10 @@ def _check(config: StudyConfig) -> None:
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise ConfigError(f"zipped axes need as many values each, got {told}; add or drop some")
-    patterns = [("include", pattern) for pattern in config.include]
-    patterns += [("exclude", pattern) for pattern in config.exclude]
-    patterns += [("search.at", search.at)] if search else []
-    for where, pattern in patterns:
-        check_pattern(where, pattern, config)
+    at = [search.at] if search else []
+    for where, patterns in (("include", config.include), ("exclude", config.exclude), ("search.at", at)):
+        for pattern in patterns:
+            check_pattern(where, pattern, config)
     compared = config.axes[report.compare or next(iter(config.axes))]
     if report.reference is not None:
         _known("report.reference", report.reference, compared)
