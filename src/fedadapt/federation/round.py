@@ -77,7 +77,12 @@ def play(
     own = state if track is None else versions.without_track(state)
     updates, records = enough(algorithm, updates, records)
     new = algorithm.step(own, updates) if updates else own
-    return Played(new if held is None else new | held, tuple(records), tuple(ledger), measure_drift(updates, algorithm.moving))
+    return Played(
+        new if held is None else new | held,
+        tuple(records),
+        tuple(ledger),
+        measure_drift(updates, algorithm.moving),
+    )
 
 
 def _downloads(
