@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedadapt.adapters.adapter import Adapter
 from fedadapt.adapters.dropout import Dropout
 from fedadapt.adapters.heads import HeadPolicy, trained_head
+from fedadapt.adapters.hosts import change_input
 from fedadapt.adapters.placement import choose
 from fedadapt.adapters.probe import noise, probe
 from fedadapt.adapters.sites import Site, find_sites, shared_modules
@@ -244,8 +245,7 @@ class AdaptedModel:
             generator = Seeds(self.seed).torch(f"branch {site.name}")
             host = branches.build(site, generator)
             if branches.placement.dropout:
-                drop = Dropout(site.name, branches.placement.dropout, self._pass)
-                host.get_submodule("adapter").register_forward_pre_hook(drop)
+                change_input(host, Dropout(site.name, branches.placement.dropout, self._pass))
             self.module.set_submodule(site.name, host)
         return sites
 

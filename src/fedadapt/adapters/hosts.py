@@ -13,6 +13,9 @@ from fedadapt.adapters.adapter import Fold
 from fedadapt.adapters.centre import client_conv, is_foldable
 from fedadapt.adapters.sites import Site
 
+Change = Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...] | None]
+"""What a branch is given instead of its input."""
+
 
 class _Dense(Protocol):
     """A branch that is one matrix for each client."""
@@ -102,6 +105,18 @@ def beside(site: Site, branch: nn.Module, scaling: float) -> nn.Module:
     if site.kind == "linear":
         return Beside(site.module, branch, scaling)
     return BesidePixels(site.module, branch, site.stride, scaling)
+
+
+def change_input(host: nn.Module, change: Change) -> None:
+    """Has a branch get something else than its layer does, so that the two are no longer computed together.
+
+    Args:
+        host: of the layer and the branch.
+        change: ``(branch, (x,)) -> (x',)``, or None to leave it.
+    """
+    host.get_submodule("adapter").register_forward_pre_hook(change)
+    if isinstance(host, BesidePixels):
+        host.joins = False
 
 
 def into_centre(kernel: Callable[[Site, dict[str, Tensor]], Tensor], scaling: float) -> Fold:
