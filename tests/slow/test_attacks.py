@@ -69,7 +69,7 @@ LIES = {
     "upload of client 0": lambda liar, answer: _as_client(answer, 0),
     "checksum does not match": lambda liar, answer: replace(answer, frame=answer.frame[:-1] + b"\0"),
     "federation.norm_bound": lambda liar, answer: _with_values(answer, 1e6),
-    "it is not from fedadapt": lambda liar, answer: replace(answer, frame=b"\xff" * 2**20),
+    "it is not from fedadapt": lambda liar, answer: replace(answer, frame=b"\xff" * 2**10),
     "answers another request": lambda liar, answer: replace(
         answer, text=Answer(round=1, client=2).model_dump_json()
     ),
