@@ -18,30 +18,24 @@ show overhead, and no more than whether two actors are nearer to twice than to o
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import re
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
+from document import write
 
 from fedadapt.engines.engine import Engine
 from fedadapt.engines.local import LocalEngine
 from fedadapt.engines.ray import Need, RayEngine
 from fedadapt.experiment import make_config
 from fedadapt.experiment.blueprint import draw_blueprint
-from fedadapt.experiment.build import Experiment, build, processor
+from fedadapt.experiment.build import Experiment, build
 from fedadapt.federation.round import play
 from fedadapt.params import Params
 from fedadapt.registry import create
@@ -225,23 +219,7 @@ def main() -> None:
         for name in arguments.settings:
             results.append(measure(name, arguments.repetitions))
             show(results[-1])
-    now = datetime.now(UTC)
-    document = {
-        "command": shlex.join(["python", "benchmarks/cluster.py", *sys.argv[1:]]),
-        "date": now.isoformat(timespec="seconds"),
-        "hardware": {"name": processor(), "processors": os.cpu_count(), "threads_per_process": 1},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("fedadapt", "torch", "ray")},
-        },
-        "ray_ready_s": ray_ready_s,
-        "results": results,
-    }
-    slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"cluster_{slug}_{now:%Y-%m-%d}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwritten: {path}")
+    write(arguments.out, results, packages=("ray",), processors=os.cpu_count(), ray_ready_s=ray_ready_s)
 
 
 if __name__ == "__main__":

@@ -9,25 +9,19 @@ losses are of the updates themselves, a section a group as in a frame.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import re
-import shlex
 import statistics
-import sys
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from document import write
 
 from fedadapt.codecs import Key, make_codec
 from fedadapt.engines.local import LocalEngine
 from fedadapt.experiment import load_config
-from fedadapt.experiment.build import build, processor
+from fedadapt.experiment.build import build
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.round import play
 from fedadapt.params import Params, norm
@@ -152,26 +146,15 @@ def main() -> None:
             f"{found['encode_mb_s']:>10.0f}{found['decode_mb_s']:>10.0f}",
             flush=True,
         )
-    hardware, now = processor(), datetime.now(UTC)
-    document = {
-        "command": shlex.join(["python", "benchmarks/codecs.py", *sys.argv[1:]]),
-        "date": now.isoformat(timespec="seconds"),
-        "note": arguments.note,
-        "updates": "recipes/quickstart-adapters.toml with data.num_clients=3, data.limit=300",
-        "settings": {key: str(v) if isinstance(v, Path) else v for key, v in vars(arguments).items()},
-        "hardware": {"name": hardware, "machine": platform.machine(), "threads": 1},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "torch", "zstandard")},
-        },
-        "timed_values": sum(tensor.numel() for tensor in timed.values()),
-        "results": results,
-    }
-    slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"codecs_{slug}_{now:%Y-%m-%d}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwritten: {path}")
+    write(
+        arguments.out,
+        results,
+        packages=("numpy", "zstandard"),
+        note=arguments.note,
+        updates="recipes/quickstart-adapters.toml with data.num_clients=3, data.limit=300",
+        settings=vars(arguments),
+        timed_values=sum(tensor.numel() for tensor in timed.values()),
+    )
 
 
 if __name__ == "__main__":

@@ -11,20 +11,16 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
-import re
-import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from document import write
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,7 +29,6 @@ from fedadapt.backbones import Backbone
 from fedadapt.data.augment import Augment
 from fedadapt.data.batches import cohort_batches, schedule
 from fedadapt.data.dataset import Split
-from fedadapt.experiment.build import processor
 from fedadapt.params import Params, expand, pick
 from fedadapt.registry import create
 from fedadapt.seeds import Seeds
@@ -316,22 +311,15 @@ def main() -> None:
             results.append(measure(name, precision, arguments))
             show(results[-1])
     device = torch.device(arguments.device)
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    now = datetime.now(UTC)
-    document = {
-        "command": shlex.join(["python", "benchmarks/cohort.py", *sys.argv[1:]]),
-        "date": now.isoformat(timespec="seconds"),
-        "seed": arguments.seed,
-        "settings": {key: str(v) if isinstance(v, Path) else v for key, v in vars(arguments).items()},
-        "hardware": {"name": hardware, "machine": platform.machine(), "threads": torch.get_num_threads()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "results": results,
-    }
-    slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"cohort_{slug}_{now:%Y-%m-%d}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwritten: {path}")
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    write(
+        arguments.out,
+        results,
+        hardware=hardware,
+        threads=torch.get_num_threads(),
+        seed=arguments.seed,
+        settings=vars(arguments),
+    )
 
 
 if __name__ == "__main__":

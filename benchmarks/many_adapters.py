@@ -9,23 +9,17 @@ so that a machine that gets slower in the course of it does so for all of them. 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import re
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from document import write
 from torch import Tensor
 
 from fedadapt.adapters import AdapterBank, attach
-from fedadapt.experiment.build import processor
 from fedadapt.registry import create
 from fedadapt.seeds import Seeds
 
@@ -150,21 +144,13 @@ def main() -> None:
         for count in arguments.counts:
             results.append(measure(adapter, count, arguments))
             show(results[-1])
-    hardware, now = processor(), datetime.now(UTC)
-    document = {
-        "command": shlex.join(["python", "benchmarks/many_adapters.py", *sys.argv[1:]]),
-        "date": now.isoformat(timespec="seconds"),
-        "backbone": arguments.backbone,
-        "seed": arguments.seed,
-        "hardware": {"name": hardware, "machine": platform.machine(), "threads": torch.get_num_threads()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "results": results,
-    }
-    slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"many-adapters_{slug}_{now:%Y-%m-%d}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwritten: {path}")
+    write(
+        arguments.out,
+        results,
+        threads=torch.get_num_threads(),
+        backbone=arguments.backbone,
+        seed=arguments.seed,
+    )
 
 
 if __name__ == "__main__":

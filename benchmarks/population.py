@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import re
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -122,26 +117,10 @@ def main() -> None:
             f"{registered:>10}{found['peak_bytes'] / 1e6:>9.0f}{found['round_cpu_s_median']:>9.2f}"
             f"{1e3 * a_step:>11.2f}{found['around_cpu_s']:>10.2f}"
         )
-    from fedadapt.experiment.build import processor
+    # Here, so that the processes that are measured load what they use and no more.
+    from document import write
 
-    hardware, now = processor(), datetime.now(UTC)
-    document = {
-        "command": shlex.join(["python", "benchmarks/population.py", *sys.argv[1:]]),
-        "date": now.isoformat(timespec="seconds"),
-        "note": arguments.note,
-        "config": CONFIG,
-        "hardware": {"name": hardware, "machine": platform.machine(), "threads": 1},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("fedadapt", "numpy", "torch")},
-        },
-        "results": results,
-    }
-    slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"population_{slug}_{now:%Y-%m-%d}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwritten: {path}")
+    write(arguments.out, results, packages=("numpy",), note=arguments.note, config=CONFIG)
     most = max(play["peak_bytes"] for play in plays)
     if most > LIMIT_BYTES:
         sys.exit(f"{most / 1e9:.2f} GB of memory, more than {LIMIT_BYTES / 1e9:g} GB")

@@ -19,7 +19,7 @@ def make(name, num_classes=10, seed=0, **options):
 @pytest.mark.parametrize(
     ("name", "options", "count"),
     [
-        ("resnet26", {"weights": None}, 5_817_258),
+        ("resnet26", {"weights": "random"}, 5_817_258),
         ("resnet20", {}, 269_722),
         ("resnet32", {}, 464_154),
         ("resnet56", {}, 853_018),
@@ -87,7 +87,7 @@ def test_a_head_that_is_no_linear_layer_is_refused():
 @pytest.mark.parametrize(("name", "side"), [("resnet20", 8), ("resnet26", 4)])
 def test_maps_end_at_the_size_of_the_paper(name, side):
     """32x32 images end as 8x8 maps in the CIFAR nets and as 4x4 in ResNet-26."""
-    options = {"width": 0.1} | ({"weights": None} if name == "resnet26" else {})
+    options = {"width": 0.1} | ({"weights": "random"} if name == "resnet26" else {})
     module = make(name, **options).module
     seen = []
     module.layer3.register_forward_hook(lambda layer, given, out: seen.append(out.shape[-2:]))

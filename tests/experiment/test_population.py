@@ -233,7 +233,12 @@ def test_between_sites_nothing_is_simulated(tmp_path):
 def test_fewer_updates_than_a_rule_needs_change_nothing_and_say_so(tmp_path):
     """Krum against one attacker takes five updates; in a round in which some drop out the model stays, with the reason."""
     config = tiny(
-        "algorithm={name='krum', attackers=1}", "data.num_clients=5", "population.dropout=0.4", "rounds=2"
+        "algorithm={name='krum', attackers=1}",
+        "codec=int4",
+        "codec.error_feedback=true",
+        "data.num_clients=5",
+        "population.dropout=0.4",
+        "rounds=2",
     )
     with RunStore.read(run(config, tmp_path)) as store:
         by_round = {number: [c for c in store.clients() if c.round == number] for number in (1, 2)}
@@ -245,6 +250,7 @@ def test_fewer_updates_than_a_rule_needs_change_nothing_and_say_so(tmp_path):
                 (Outcome.REFUSED, f"{len(came)} updates came, Krum needs at least 5")
             }
             assert summary.metrics["loss"] == begun
+        assert [store.memory(client) for client in range(5)] == [None] * 5
 
 
 def test_a_buffer_smaller_than_a_rule_needs_is_refused():

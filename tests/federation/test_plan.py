@@ -21,7 +21,7 @@ def plan_of(adapter="parallel", norms="frozen", **options):
 def test_the_numbers_of_a_known_network():
     """ResNet-26 with 10 classes sends 655,530 values, 2,622,120 bytes, in three groups."""
     generator = torch.Generator().manual_seed(0)
-    backbone = create("backbone", "resnet26", {"weights": None})(10, generator)
+    backbone = create("backbone", "resnet26", {"weights": "random"})(10, generator)
     model = attach(backbone, create("adapter", "parallel"), create("norm policy", "frozen"), generator)
     plan = make_plan(model, model.policy.kept, {})
     assert plan.groups() == [Group.ADAPTER, Group.NORM_AFFINE, Group.HEAD]

@@ -318,10 +318,8 @@ class Algorithm:
 
         Args:
             state: not modified.
-            updates: sorted by client.
+            updates: sorted by client; as many as `server.least` at the least.
         """
-        if len(updates) < self.server.least:
-            return state
         for prepare in self.server.prepare:
             updates = prepare(updates)
         weights = [self.server.weigh(update) for update in updates]

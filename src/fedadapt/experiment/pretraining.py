@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from fedadapt.backbones.backbone import content_digest
+from fedadapt.backbones.builtin import RANDOM
 from fedadapt.backbones.weights import save_weights
 from fedadapt.data.dataset import Dataset
 from fedadapt.errors import ConfigError
@@ -50,9 +51,8 @@ def pretrain_backbone(
     dataset: Dataset = recipe.source.create("source")
     choice = _start(recipe.backbone)
     backbone = choice.create("backbone")(dataset.num_classes, Seeds(recipe.train.seed).torch("backbone"))
-    started_from = (choice.model_extra or {}).get("weights") and content_digest(
-        backbone.module, backbone.head
-    )
+    given = (choice.model_extra or {}).get("weights", RANDOM) != RANDOM
+    started_from = content_digest(backbone.module, backbone.head) if given else None
     model = backbone.module.requires_grad_(requires_grad=True)
     state = out.with_name(f"{out.name}.state")
     log = pretrain(
@@ -94,7 +94,7 @@ def _start(choice: Choice) -> Choice:
     """The network to train: from random weights, unless the recipe itself names weights to go on from."""
     if choice.name == "timm" or "weights" in (choice.model_extra or {}):
         return choice
-    return choice.model_copy(update={"weights": None})
+    return choice.model_copy(update={"weights": RANDOM})
 
 
 def model_card(entry: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import UserDict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -30,7 +30,7 @@ from fedadapt.federation.serve import predicting
 from fedadapt.params import Streams, stack
 from fedadapt.registry import names
 from fedadapt.runs.lock import acquire
-from fedadapt.runs.records import ClientRecord, RoundRecord
+from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
 from fedadapt.training.denormals import flushed_denormals
 from fedadapt.training.evaluate import Scores, evaluate, evaluate_clients, over_clients
@@ -75,6 +75,12 @@ class StoredMemory(UserDict[int, Streams]):
     def written(self) -> dict[int, Streams]:
         """What this round wrote."""
         return {client: self.data[client] for client in sorted(self.unsaved)}
+
+    def take_back(self, clients: Iterable[int]) -> None:
+        """Undoes what these have written in this round: whose update does not count is as if it had not been asked."""
+        for client in self.unsaved.intersection(clients):
+            del self.data[client]
+            self.unsaved.remove(client)
 
     def forget(self) -> None:
         """Lets go of what is on disk, so that memory follows the cohort and not the clients ever seen."""
@@ -214,6 +220,7 @@ def play_on(
             engine.on_clients = partial(watcher.clients, number, len(cohort))
             played = _drive(_flow(experiment, state, number, cohort), engine)
             state = played.state
+            memory.take_back(c.client for c in played.clients if c.outcome is not Outcome.ACCEPTED)
             metrics = _training_metrics(played)
             clients = played.clients
             if number % config.evaluate.every == 0 or number == config.rounds:

@@ -18,9 +18,9 @@ from fedadapt.federation.drift import measure_drift
 from fedadapt.federation.frame import Kind, unpack
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.population import Population
-from fedadapt.federation.round import Played, accept, enough
+from fedadapt.federation.round import Played, accept, enough, first_answers
 from fedadapt.params import Params, Streams
-from fedadapt.runs.records import FRAMING, ClientRecord, Direction, LedgerEntry, Outcome
+from fedadapt.runs.records import ClientRecord, Direction, LedgerEntry, Outcome
 
 CLOCK = "clock"
 """The stream of the state that holds the time."""
@@ -105,15 +105,10 @@ def play_buffered(
             job = heapq.heappop(working)
             now = job.arrives
             arrived.append(job)
-        replies: dict[int, Reply] = {}
         came = yield [Request(round, client, frame) for client in starting]
         ledger += [LedgerEntry(round, c, Direction.DOWNLOAD, g, n) for c in starting for g, n in sent.items()]
-        for reply in came:
-            if reply.round == round and reply.client in starting and reply.client not in replies:
-                replies[reply.client] = reply
-            else:
-                # Sent twice, or by a client that was not asked: it has moved, and counts for nothing else.
-                ledger.append(LedgerEntry(round, reply.client, Direction.UPLOAD, FRAMING, len(reply.frame)))
+        replies, strays = first_answers(came, round, starting)
+        ledger += strays
         working = [replace(job, reply=replies.get(job.client, job.reply)) for job in working]
         heapq.heapify(working)
         for job in arrived:

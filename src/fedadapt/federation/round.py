@@ -73,16 +73,13 @@ def play(
         ledger += [LedgerEntry(round, client, Direction.UPLOAD, g, n) for g, n in received.items()]
         if update is not None:
             updates.append(update)
-    held = None if track is None else track.after(records).to_streams()
-    own = state if track is None else versions.without_track(state)
     updates, records = enough(algorithm, updates, records)
-    new = algorithm.step(own, updates) if updates else own
-    return Played(
-        new if held is None else new | held,
-        tuple(records),
-        tuple(ledger),
-        measure_drift(updates, algorithm.moving),
-    )
+    if track is None:
+        new = algorithm.step(state, updates) if updates else state
+    else:
+        own = versions.without_track(state)
+        new = (algorithm.step(own, updates) if updates else own) | track.after(records).to_streams()
+    return Played(new, tuple(records), tuple(ledger), measure_drift(updates, algorithm.moving))
 
 
 def _downloads(
