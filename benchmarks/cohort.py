@@ -189,7 +189,7 @@ def timed(way: Way, device: torch.device) -> tuple[float, float]:
 def measure(name: str, precision: Precision, arguments: argparse.Namespace) -> dict[str, Any]:
     """All ways on one backbone in one precision."""
     cohort = make_cohort(arguments, precision)
-    backbone = create("backbone", name, {"weights": None})(CLASSES, cohort.seeds.torch("backbone"))
+    backbone = create("backbone", name, {"weights": "random"})(CLASSES, cohort.seeds.torch("backbone"))
     adapter, policy = create("adapter", "parallel"), create("norm policy", "frozen")
     model = attach(backbone, adapter, policy, cohort.seeds.torch("adapter"))
     formats = {"plain loop": torch.contiguous_format, "plain loop, channels last": torch.channels_last}

@@ -56,7 +56,7 @@ class Chunk:
         generator = seeds.torch("benchmark")
         images = torch.randint(256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8)
         self.split = Split(images.permute(0, 3, 1, 2), torch.randint(10, (count,), generator=generator))
-        options = {"weights": None} if backbone == "resnet26" else {}
+        options = {"weights": "random"} if backbone == "resnet26" else {}
         network = create("backbone", backbone, options)(10, seeds.torch("backbone"))
         policy = create("norm policy", "frozen")
         self.model = attach(network, create("adapter", adapter), policy, seeds.torch("adapter"))

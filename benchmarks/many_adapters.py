@@ -31,7 +31,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {"parallel": {}, "low_rank": {"rank": 8}, 
 
 def make_bank(backbone: str, adapter: str, count: int, seeds: Seeds) -> AdapterBank:
     """So many adapters, each moved from the start by noise of its own."""
-    options = {"weights": None} if backbone == "resnet26" else {}
+    options = {"weights": "random"} if backbone == "resnet26" else {}
     network = create("backbone", backbone, options)(10, seeds.torch("backbone"))
     made = create("adapter", adapter, ADAPTERS[adapter])
     bank = AdapterBank(attach(network, made, create("norm policy", "frozen"), seeds.torch("adapter")))

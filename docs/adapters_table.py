@@ -25,7 +25,7 @@ from fedadapt.registry import create
 CLASSES = 10
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "resnet26": ("resnet26", {"weights": None}),
+    "resnet26": ("resnet26", {"weights": "random"}),
     **{
         model: ("timm", {"model": model, "pretrained": False, "image_size": size})
         for model, size in (

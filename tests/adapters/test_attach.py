@@ -27,7 +27,7 @@ def backbone_of(name, num_classes=10, **options):
 @pytest.mark.parametrize(
     ("name", "options", "classes", "counts"),
     [
-        ("resnet26", {"weights": None}, 10, (645_216, 7_744, 2_570)),
+        ("resnet26", {"weights": "random"}, 10, (645_216, 7_744, 2_570)),
         ("resnet20", {}, 10, (29_744, 1_376, 650)),
         ("timm", {"model": "resnet18", "pretrained": False, "image_size": 64}, 10, (1_220_608, 9_600, 5_130)),
     ],

@@ -20,7 +20,7 @@ FULL = 5_817_258
 @pytest.fixture(scope="module")
 def resnet26():
     """The ResNet-26 of residual adapters with 10 classes."""
-    return create("backbone", "resnet26", {"weights": None})(10, torch.Generator().manual_seed(0))
+    return create("backbone", "resnet26", {"weights": "random"})(10, torch.Generator().manual_seed(0))
 
 
 def model_of(backbone, adapter, seed=0, **options):
