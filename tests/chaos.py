@@ -22,8 +22,8 @@ from fedadapt.federation.round import play
 from fedadapt.params import Streams, to_bytes
 from fedadapt.runs.records import Outcome
 from fedadapt.runs.store import RunStore
-from fedadapt.training.denormals import flushed_denormals
 from fedadapt.training.evaluate import evaluate
+from fedadapt.training.processor import tuned_processor
 
 KINDS = {
     "serve": "server",
@@ -210,7 +210,7 @@ def replay(config: Any, counted: set[tuple[int, int]]) -> tuple[Streams, float]:
     memory: dict[int, Streams] = {}
     engine = LocalEngine(experiment.party(memory), 1)
     state = experiment.first_state()
-    with flushed_denormals():
+    with tuned_processor():
         for number in range(1, config.rounds + 1):
             cohort = experiment.population.asked(number)
             flow = play(experiment.algorithm, experiment.wire, state, number, cohort)

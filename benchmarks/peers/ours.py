@@ -14,6 +14,7 @@ from fedadapt.federation import serve
 from fedadapt.federation.round import play as play_round
 from fedadapt.params import Params
 from fedadapt.training.local import Trained
+from fedadapt.training.processor import tuned_processor
 
 work, arguments = parse()
 config = make_config({
@@ -62,4 +63,5 @@ def play() -> None:
         state = stop.value.state
 
 
-obey(play)
+with tuned_processor():
+    obey(play)

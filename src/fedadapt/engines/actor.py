@@ -19,7 +19,7 @@ from fedadapt.engines.engine import MakeParty
 from fedadapt.federation.messages import EVERYONE, Reply, Request
 from fedadapt.federation.serve import Party, serve
 from fedadapt.params import Streams, from_bytes, to_bytes
-from fedadapt.training.denormals import flushed_denormals
+from fedadapt.training.processor import tuned_processor
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Actor:
             given[EVERYONE] = from_bytes(shared[0])
         now: dict[int, Streams] = dict(given)
         requests = [replace(request, frame=shared[place]) for request, place in asked]
-        with flushed_denormals():
+        with tuned_processor():
             replies = serve(requests, replace(self._party, memory=now))
         written = {client: to_bytes(kept) for client, kept in now.items() if kept is not given.get(client)}
         return Answer(replies, written, time.process_time() - begun)

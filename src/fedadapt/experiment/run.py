@@ -32,8 +32,8 @@ from fedadapt.registry import names
 from fedadapt.runs.lock import acquire
 from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
-from fedadapt.training.denormals import flushed_denormals
 from fedadapt.training.evaluate import Scores, evaluate, evaluate_clients, over_clients
+from fedadapt.training.processor import tuned_processor
 
 Flow = Generator[list[Request], Sequence[Reply], Played]
 """A round as a generator; see `fedadapt.federation.round.play`."""
@@ -204,7 +204,7 @@ def play_on(
         Interrupted: Ctrl-C; everything up to the last round is on disk.
     """
     config = experiment.config
-    with flushed_denormals(), interruptible() as stop_asked:
+    with tuned_processor(), interruptible() as stop_asked:
         if store.last_round is None:
             store.commit(_begin(experiment, engine))
         last = store.last_round or 0

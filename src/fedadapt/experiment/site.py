@@ -31,7 +31,7 @@ from fedadapt.files import write_whole
 from fedadapt.params import Streams, from_bytes, to_bytes
 from fedadapt.runs.lock import acquire
 from fedadapt.seeds import Seeds
-from fedadapt.training.denormals import flushed_denormals
+from fedadapt.training.processor import tuned_processor
 
 LOCK_PATIENCE_S = 24 * 3600.0
 """How long a second request for a round waits for the first one, whose answer it then gives."""
@@ -155,7 +155,7 @@ class FederationSite:
             experiment, held = self._build(terms, request.client)
             memory = _recall(folder, accepted)
             party = replace(experiment.party(memory), indices={request.client: held})
-            with flushed_denormals():
+            with tuned_processor():
                 (reply,) = serve([request], party)
             if not reply.failure:
                 write_whole(folder / f"memory-{request.round}", _to_bytes(memory))

@@ -28,7 +28,7 @@ from fedadapt.data.augment import Augment, normalise
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.errors import ConfigError, RunError
 from fedadapt.seeds import Seeds
-from fedadapt.training.denormals import flushed_denormals
+from fedadapt.training.processor import tuned_processor
 
 
 class PretrainConfig(BaseModel):
@@ -81,7 +81,7 @@ def top1(model: nn.Module, split: Split, mean: tuple[float, ...], std: tuple[flo
     return right / len(split)
 
 
-@flushed_denormals()
+@tuned_processor()
 def pretrain(
     model: nn.Module,
     dataset: Dataset,
