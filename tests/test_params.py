@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 from fedadapt.errors import RunError
 from fedadapt.params import (
     add,
+    as_vector,
     expand,
     from_bytes,
+    from_vector,
     is_finite,
     norm,
     num_bytes,
     num_values,
     pick,
     scale,
+    shapes,
     stack,
     to_bytes,
     weighted_mean,
@@ -102,6 +105,32 @@ def test_sums_and_sizes():
     assert is_finite(params)
     assert not is_finite({**params, "c": torch.tensor(float("nan"))})
     assert not is_finite({**params, "c": torch.tensor(float("-inf"))})
+
+
+@given(streams())
+def test_a_vector_has_all_values_in_order(value):
+    """Whatever the shapes and types, empty tensors among them; tensors laid out in one vector give that back unread."""
+    for params in value.values():
+        vector = as_vector(params)
+        expected = [number for tensor in params.values() for number in tensor.reshape(-1).double().tolist()]
+        assert vector.double().tolist() == expected
+        laid = from_vector(vector, shapes(params))
+        assert shapes(laid) == shapes(params)
+        if all(tensor.numel() for tensor in params.values()):
+            assert as_vector(laid).data_ptr() == vector.data_ptr()
+        assert as_vector(laid).tolist() == vector.tolist()
+
+
+def test_only_tensors_that_lie_one_after_the_other_are_taken_for_a_vector():
+    """Not those in another order, with gaps, transposed, or of another type."""
+    whole = torch.arange(12.0)
+    a, b, c = whole[:4].view(2, 2), whole[4:8].view(2, 2), whole[8:]
+    assert as_vector({"a": a, "b": b, "c": c}).data_ptr() == whole.data_ptr()
+    assert as_vector({"b": b, "c": c}).tolist() == whole[4:].tolist()
+    assert as_vector({"b": b, "a": a}).tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
+    assert as_vector({"a": a, "c": c}).tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert as_vector({"a": a, "b": b.T}).tolist() == [0, 1, 2, 3, 4, 6, 5, 7]
+    assert as_vector({"a": a, "b": b.view(torch.int32)}).tolist()[:4] == [0, 1, 2, 3]
 
 
 def test_the_client_axis_goes_on_and_off():

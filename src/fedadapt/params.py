@@ -8,11 +8,12 @@ together, such as a model and its control variates, or the whole state of a serv
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -73,23 +74,23 @@ def weighted_mean(items: Iterable[tuple[float, Params]]) -> Params:
         {'w': tensor([0.7500])}
     """
     total = 0.0
-    sums: Params = {}
-    dtypes: dict[str, torch.dtype] = {}
+    first: Params | None = None
     for weight, params in items:
         total += weight
-        for name, tensor in params.items():
-            if name in sums:
-                sums[name].add_(tensor, alpha=weight)
-            else:
-                sums[name], dtypes[name] = tensor.double() * weight, tensor.dtype
-    if total <= 0:
+        if first is None:
+            first, dtype = params, as_vector(params).dtype
+            sums = as_vector(params).double() * weight
+        else:
+            sums.add_(as_vector({name: params[name] for name in first}), alpha=weight)
+    if first is None or total <= 0:
         raise ValueError("a weighted mean needs at least one positive weight")
-    return {name: (tensor / total).to(dtypes[name]) for name, tensor in sums.items()}
+    mean = from_vector((sums / total).to(dtype), shapes(first))
+    return {name: mean[name].to(tensor.dtype) for name, tensor in first.items()}
 
 
 def norm(params: Params) -> float:
     """The Euclidean norm of all values together."""
-    return float(sum(tensor.double().pow(2).sum() for tensor in params.values()) ** 0.5)
+    return float(torch.linalg.vector_norm(as_vector(params), dtype=torch.float64))
 
 
 def num_values(params: Params) -> int:
@@ -104,7 +105,41 @@ def num_bytes(params: Params) -> int:
 
 def is_finite(params: Params) -> bool:
     """Whether no value is infinite or NaN."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in params.values())
+    values = as_vector(params)
+    return not len(values) or all(map(math.isfinite, torch.stack(torch.aminmax(values)).tolist()))
+
+
+def as_vector(params: Params) -> Shaped[Tensor, " P"]:
+    """All values one after the other, to read: a view where they lie so in memory, otherwise a copy.
+
+    Example:
+        >>> as_vector({"w": torch.ones(1, 2), "b": torch.zeros(1)})
+        tensor([1., 1., 0.])
+    """
+    tensors = list(params.values())
+    if not tensors:
+        return torch.zeros(0)
+    first, total = tensors[0], sum(tensor.numel() for tensor in tensors)
+    place = first.data_ptr()
+    for tensor in tensors:
+        if tensor.data_ptr() != place or tensor.dtype != first.dtype or not tensor.is_contiguous():
+            return torch.cat([tensor.reshape(-1) for tensor in tensors])
+        place += tensor.nbytes
+    # Neighbours may be another tensor's memory that happens to begin where this one's ends.
+    if first.untyped_storage().data_ptr() + first.untyped_storage().nbytes() < place:
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+    return first.as_strided((total,), (1,), first.storage_offset())
+
+
+def from_vector(values: Shaped[Tensor, " P"], layout: Mapping[str, torch.Size]) -> Params:
+    """The tensors of these names and shapes that lie one after the other in `values`, as views."""
+    pieces = values.split([shape.numel() for shape in layout.values()]) if layout else ()
+    return {name: piece.view(shape) for (name, shape), piece in zip(layout.items(), pieces, strict=True)}
+
+
+def shapes(params: Params) -> dict[str, torch.Size]:
+    """The names and shapes."""
+    return {name: tensor.shape for name, tensor in params.items()}
 
 
 def stack(items: Sequence[Params]) -> Params:

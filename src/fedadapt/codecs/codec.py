@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fedadapt.errors import ConfigError, FrameError
-from fedadapt.params import Params, is_finite
+from fedadapt.params import Params, as_vector, from_vector, is_finite
 from fedadapt.seeds import Seeds
 
 Layout = Mapping[str, torch.Size]
@@ -272,18 +272,16 @@ def flatten(params: Params, multiple: int = 1) -> Vector:
     """The values of all tensors in order, as a copy, with zeros up to a multiple of `multiple`."""
     total = sum(tensor.numel() for tensor in params.values())
     values = np.zeros(-(-total // multiple) * multiple, dtype=np.float32)
-    begin = 0
-    for tensor in params.values():
-        values[begin : begin + tensor.numel()] = tensor.detach().cpu().reshape(-1).float().numpy()
-        begin += tensor.numel()
+    if total:
+        torch.from_numpy(values[:total]).copy_(as_vector(params).detach())
     return values
 
 
 def unflatten(values: Vector, layout: Layout) -> Params:
     """A vector cut into the tensors of a layout; what is longer is left out."""
-    whole = torch.from_numpy(np.ascontiguousarray(values[: count(layout)], dtype=np.float32))
-    pieces = whole.split([shape.numel() for shape in layout.values()]) if layout else ()
-    return {name: piece.view(shape) for (name, shape), piece in zip(layout.items(), pieces, strict=True)}
+    return from_vector(
+        torch.from_numpy(np.ascontiguousarray(values[: count(layout)], dtype=np.float32)), layout
+    )
 
 
 def nothing(layout: Layout) -> Layout:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from fedadapt.engines.chunks import ChunkSize, cut
 from fedadapt.engines.engine import MakeEngine
 from fedadapt.federation.messages import Reply, Request
-from fedadapt.federation.serve import Party, serve
+from fedadapt.federation.serve import Party, reader, serve
 from fedadapt.registry import register
 
 
@@ -33,8 +33,9 @@ class LocalEngine:
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
         """Serves the requests chunk by chunk."""
         replies: list[Reply] = []
+        read = reader(self.party)
         for chunk in cut(requests, self.party, self.chunk):
-            replies += serve(chunk, self.party)
+            replies += serve(chunk, self.party, read)
             self.on_clients(len(replies))
         return replies
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 
 from fedadapt.algorithms import Update
-from fedadapt.params import Params, norm, weighted_mean
+from fedadapt.params import as_vector, norm, weighted_mean
 
 
 def measure_drift(updates: Sequence[Update], moving: Collection[str] = ()) -> dict[str, float]:
@@ -34,15 +34,11 @@ def measure_drift(updates: Sequence[Update], moving: Collection[str] = ()) -> di
         return {}
     deltas = [{n: t for n, t in u.streams["delta"].items() if n not in moving} for u in updates]
     mean = weighted_mean((u.num_examples, d) for u, d in zip(updates, deltas, strict=True))
-    lengths, whole = [norm(delta) for delta in deltas], norm(mean)
+    lengths, whole, way = [norm(delta) for delta in deltas], norm(mean), as_vector(mean).double()
     cosines = [
-        _dot(delta, mean) / (length * whole)
+        float(as_vector(delta).double() @ way) / (length * whole)
         for delta, length in zip(deltas, lengths, strict=True)
         if length * whole
     ]
     found = {"delta_norm": math.fsum(lengths) / len(lengths)}
     return found | ({"delta_cosine": math.fsum(cosines) / len(cosines)} if cosines else {})
-
-
-def _dot(a: Params, b: Params) -> float:
-    return float(sum((tensor.double() * b[name].double()).sum() for name, tensor in a.items()))

@@ -95,8 +95,10 @@ class Frame:
         )  # fmt: skip
         scalars = struct.pack(f"<{len(self.scalars)}d", *self.scalars)
         lengths = struct.pack(f"<{len(self.sections)}Q", *(len(section) for section in self.sections))
-        body = b"".join((header, scalars, lengths, *self.sections))
-        return body + _CHECKSUM.pack(zlib.crc32(body))
+        parts, checksum = (header, scalars, lengths, *self.sections), 0
+        for part in parts:
+            checksum = zlib.crc32(part, checksum)
+        return b"".join((*parts, _CHECKSUM.pack(checksum)))
 
 
 def framing_bytes(num_scalars: int, num_sections: int) -> int:

@@ -11,7 +11,7 @@ from fedadapt.codecs import Codec, Key
 from fedadapt.errors import FrameError
 from fedadapt.federation.frame import MAX_SECTIONS, Frame, Identity, Kind, check_identity, unpack
 from fedadapt.federation.plan import ExchangePlan
-from fedadapt.params import Group, Params, Streams, is_finite
+from fedadapt.params import Group, Params, Streams, as_vector, from_vector, is_finite
 from fedadapt.runs.records import FRAMING, Outcome
 from fedadapt.seeds import Seeds
 
@@ -183,15 +183,17 @@ class Wire:
                 f"frame has {len(frame.sections)} sections and {len(frame.scalars)} scalars, "
                 f"expected {len(streams) * len(groups)} and {num_scalars}"
             )
-        sections = iter(frame.sections)
+        sections, layout = iter(frame.sections), self.plan.layout()
         decoded: Streams = {}
         for stream in streams:
             values: Params = {}
             for group in groups:
                 values |= self.unpack(kind, round, client, stream, group, next(sections))
-            if not is_finite(values):
+            # One piece of memory, so that whoever computes with a whole stream need not go from tensor to tensor.
+            vector = as_vector({name: values[name] for name in layout})
+            decoded[stream] = from_vector(vector, layout)
+            if not is_finite(decoded[stream]):
                 raise FrameError(f"stream {stream!r} of client {client} holds infinite or NaN values")
-            decoded[stream] = {name: values[name] for name in self.plan.layout()}
         return Message(decoded, frame.scalars, self.tally(frame))
 
     def _key(self, kind: Kind, round: int, client: int, stream: str, group: Group) -> Key:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -84,15 +85,21 @@ class ExchangePlan:
 
     def layout(self, group: Group | None = None) -> dict[str, torch.Size]:
         """Names and shapes of the shared tensors, of one group or of all, in the order they are sent."""
-        return {
-            row.name: torch.Size(row.shape)
-            for row in self.rows
-            if row.travel is Travel.SHARED and group in (None, row.group)
-        }
+        return dict(self._layouts.get(group, {}))
 
     def groups(self) -> list[Group]:
         """The groups that travel, in the order their sections are sent."""
-        return [g for g in Group if any(r.group is g and r.travel is Travel.SHARED for r in self.rows)]
+        return [group for group in Group if group in self._layouts]
+
+    @cached_property
+    def _layouts(self) -> dict[Group | None, dict[str, torch.Size]]:
+        """The layout of each group that travels, and under None that of all; every message asks for them."""
+        layouts: dict[Group | None, dict[str, torch.Size]] = {}
+        for row in self.rows:
+            if row.travel is Travel.SHARED:
+                for group in (None, row.group):
+                    layouts.setdefault(group, {})[row.name] = torch.Size(row.shape)
+        return layouts
 
     def kept(self) -> list[str]:
         """Names of the tensors that clients keep."""
@@ -113,7 +120,7 @@ class ExchangePlan:
         still = [GroupSummary(g, False, Travel.FROZEN, 0, n) for g, n in self.frozen.items() if n]
         return sorted(changing + still, key=lambda s: list(Group).index(s.group))
 
-    @property
+    @cached_property
     def num_shared_bytes(self) -> int:
         """Bytes of all shared tensors as fp32."""
         return sum(summary.num_bytes for summary in self.summary())

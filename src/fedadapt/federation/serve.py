@@ -77,15 +77,23 @@ class Party:
     memory: MutableMapping[int, Streams]
 
 
-def serve(requests: Sequence[Request], party: Party) -> list[Reply]:
+Read = Callable[[Request], Streams]
+
+
+def serve(requests: Sequence[Request], party: Party, read: Read | None = None) -> list[Reply]:
     """Answers requests of one round, each from a different client.
 
     A client that cannot do its part answers with the reason instead of raising: it holds no samples, its
     request is damaged, or its training diverged.
+
+    Args:
+        requests: what is asked.
+        party: who answers.
+        read: the `reader` that several calls of a round share; None for one of this call's own.
     """
     replies: dict[int, Reply] = {}
     able: list[tuple[Request, Streams]] = []
-    read, warm = _reader(party), warm_start(party.model, party.wire)
+    read, warm = read or reader(party), warm_start(party.model, party.wire)
     for request in requests:
         if len(party.indices[request.client]) == 0:
             replies[request.client] = _failed(request, "client holds no training samples")
@@ -103,8 +111,8 @@ def serve(requests: Sequence[Request], party: Party) -> list[Reply]:
     return [replies[request.client] for request in requests]
 
 
-def _reader(party: Party) -> Callable[[Request], Streams]:
-    """What turns requests into streams; clients that got the same share what it says, as one object."""
+def reader(party: Party) -> Read:
+    """What turns the requests of a round into streams; clients that got the same share what it says, as one object."""
     decoded: dict[int, Streams] = {}
 
     def read(request: Request) -> Streams:
