@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedadapt.engines.flower.node import _Kept
-from fedadapt.engines.flower.processes import Child, _session
+from fedadapt.engines.flower.processes import Child, _in_session
 
 
 def wait_until(true, patience_s=60.0):
@@ -41,7 +42,7 @@ def test_a_child_without_what_it_needs_is_not_alive(child):
     one = child("sleep 0.3; sleep 1234 & exec sleep 4321", b"sleep\x001234")
     one.start()
     assert one.alive
-    wait_until(lambda: one.alive and any(b"sleep\x001234" in line for line in _session(one.pid)))
+    wait_until(lambda: one.alive and _in_session(one.pid, b"sleep\x001234")[0])
     assert one.alive
     (number,) = (
         int(folder.name)
@@ -52,6 +53,17 @@ def test_a_child_without_what_it_needs_is_not_alive(child):
     wait_until(lambda: not one.alive)
     one.start()
     assert one.alive
+
+
+def test_what_it_needs_may_die_before_anybody_has_looked(child, tmp_path):
+    """Nobody asked how it ended, so its name is still known."""
+    (tmp_path / "flower-superexec").symlink_to(shutil.which("sleep"))
+    one = child(
+        f"{tmp_path}/flower-superexec 1234 & sleep 0.5; kill -9 $!; exec sleep 4321", b"flower-superexec"
+    )
+    one.start()
+    time.sleep(2.0)
+    assert not one.alive
 
 
 def _is(folder, command):

@@ -144,8 +144,9 @@ class Child:
         """Whether what it needs was there and is gone; looked up now and then."""
         if self._needs and self._process and time.monotonic() - self._looked > self.LOOK_S:
             self._looked = time.monotonic()
-            there = any(self._needs in command for command in _session(self._process.pid))
-            self._seen, self._lost = self._seen or there, self._seen and not there
+            there, was = _in_session(self._process.pid, self._needs)
+            self._seen = self._seen or was
+            self._lost = self._seen and not there
         return self._lost
 
     @property
@@ -189,17 +190,23 @@ class Child:
         return ""
 
 
-def _session(leader: int) -> list[bytes]:
-    """The command lines of the processes of a session."""
-    found = []
+def _in_session(leader: int, name: bytes) -> tuple[bool, bool]:
+    """Whether a program runs in a session; and whether it does, or has ended and nobody has asked how."""
+    runs = ended = False
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         with suppress(OSError, ValueError):
-            state, _, _, session, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(session) == leader and state != "Z":
-                found.append((folder / "cmdline").read_bytes())
-    return found
+            before, _, after = (folder / "stat").read_bytes().rpartition(b")")
+            state, _, _, session, *_ = after.split()
+            if int(session) != leader:
+                continue
+            if state == b"Z":
+                # Its command line is gone. Of its name, Linux keeps 15 characters.
+                ended = ended or before.partition(b"(")[2] == name[:15]
+            else:
+                runs = runs or name in (folder / "cmdline").read_bytes()
+    return runs, runs or ended
 
 
 def flwr(home: Path, *arguments: str) -> dict[str, Any]:
