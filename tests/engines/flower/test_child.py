@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedadapt.engines.flower.node import _Kept
-from fedadapt.engines.flower.processes import Child, _in_session
+from fedadapt.engines.flower.processes import Child, _has_child
 
 
 def wait_until(true, patience_s=60.0):
@@ -38,16 +38,16 @@ def child(tmp_path, monkeypatch):
 
 
 def test_a_child_without_what_it_needs_is_not_alive(child):
-    """What it starts may die without its notice; before it has started that, it is only young."""
-    one = child("sleep 0.3; sleep 1234 & exec sleep 4321", b"sleep\x001234")
+    """What it starts, in a session of its own, may die without its notice; before that it is only young."""
+    one = child("sleep 0.3; setsid sleep 1234 & exec sleep 4321", b"sleep\x001234")
     one.start()
     assert one.alive
-    wait_until(lambda: one.alive and _in_session(one.pid, b"sleep\x001234")[0])
+    wait_until(lambda: one.alive and _has_child(one.pid, b"sleep\x001234")[0])
     assert one.alive
     (number,) = (
         int(folder.name)
         for folder in Path("/proc").iterdir()
-        if folder.name.isdigit() and _is(folder, b"sleep\x001234") and os.getsid(int(folder.name)) == one.pid
+        if folder.name.isdigit() and _is(folder, b"sleep\x001234") and _parent(folder) == one.pid
     )
     os.kill(number, signal.SIGKILL)
     wait_until(lambda: not one.alive)
@@ -64,6 +64,10 @@ def test_what_it_needs_may_die_before_anybody_has_looked(child, tmp_path):
     one.start()
     time.sleep(2.0)
     assert not one.alive
+
+
+def _parent(folder):
+    return int((folder / "stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _is(folder, command):

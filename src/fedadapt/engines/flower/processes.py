@@ -144,7 +144,7 @@ class Child:
         """Whether what it needs was there and is gone; looked up now and then."""
         if self._needs and self._process and time.monotonic() - self._looked > self.LOOK_S:
             self._looked = time.monotonic()
-            there, was = _in_session(self._process.pid, self._needs)
+            there, was = _has_child(self._process.pid, self._needs)
             self._seen = self._seen or was
             self._lost = self._seen and not there
         return self._lost
@@ -190,16 +190,16 @@ class Child:
         return ""
 
 
-def _in_session(leader: int, name: bytes) -> tuple[bool, bool]:
-    """Whether a program runs in a session; and whether it does, or has ended and nobody has asked how."""
+def _has_child(parent: int, name: bytes) -> tuple[bool, bool]:
+    """Whether a program that a process started runs; and whether it does, or has ended and nobody has asked how."""
     runs = ended = False
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         with suppress(OSError, ValueError):
             before, _, after = (folder / "stat").read_bytes().rpartition(b")")
-            state, _, _, session, *_ = after.split()
-            if int(session) != leader:
+            state, started_by, *_ = after.split()
+            if int(started_by) != parent:
                 continue
             if state == b"Z":
                 # Its command line is gone. Of its name, Linux keeps 15 characters.
