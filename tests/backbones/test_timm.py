@@ -36,7 +36,7 @@ def test_a_local_file_takes_the_place_of_the_hub(tmp_path):
     """With a weight file nothing is fetched, even if pretrained weights are asked for."""
     moments = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}
     saved = build(model="resnet18", pretrained=False)
-    save_weights(saved.module, tmp_path / "r18.safetensors", moments, torch.float32)
+    save_weights(saved.module, tmp_path / "r18.safetensors", moments)
     loaded = build(model="resnet18", weights=str(tmp_path / "r18.safetensors"))
     assert loaded.digest == saved.digest
     assert loaded.mean == (0.1, 0.2, 0.3)

@@ -23,7 +23,7 @@ def narrow(seed):
 def file(tmp_path):
     """A weight file of `narrow(0)`."""
     path = tmp_path / "narrow.safetensors"
-    save_weights(narrow(0), path, MOMENTS, torch.float32)
+    save_weights(narrow(0), path, MOMENTS)
     return path
 
 
@@ -49,7 +49,7 @@ def test_a_backbone_reads_its_file(file):
 
 def test_half_precision_files_are_widened(tmp_path):
     """A file of bfloat16 weights fills an fp32 network."""
-    save_weights(narrow(0), tmp_path / "half.safetensors", {}, torch.bfloat16)
+    save_weights(narrow(0), tmp_path / "half.safetensors", {}, lambda name, tensor: {name: tensor.bfloat16()})
     module = narrow(1)
     assert load_weights(module, tmp_path / "half.safetensors", "fc") is None
     assert module.conv1.weight.dtype == torch.float32

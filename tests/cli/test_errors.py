@@ -134,7 +134,7 @@ def test_weights_that_cannot_be_used(tmp_path, refused, weights):
 def test_weights_of_another_network(tmp_path, refused):
     """A weight file of another width ends with code 4."""
     file = tmp_path / "other.safetensors"
-    save_weights(build(tiny("backbone.width=0.5")).backbone.module, file, {}, tiny().train.dtype)
+    save_weights(build(tiny("backbone.width=0.5")).backbone.module, file, {})
     refused(4, [f"backbone.weights={file}"], "other.safetensors", "shape")
 
 

@@ -198,7 +198,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, engines):
 def test_what_fails_on_an_actor_is_one_line(tmp_path, engines, monkeypatch):
     """A weight file that only the driver has is named, with the process that lacks it."""
     weights = tmp_path / "weights.safetensors"
-    save_weights(build(tiny()).backbone.module, weights, {}, torch.float32)
+    save_weights(build(tiny()).backbone.module, weights, {})
     start_actor = RayEngine._start
 
     def without(self):

@@ -231,7 +231,7 @@ def weights(tmp_path):
     def write(seed: int):
         experiment = build(tiny(f"seed={seed}"))
         path = tmp_path / "weights.safetensors"
-        save_weights(experiment.backbone.module, path, {}, torch.float32)
+        save_weights(experiment.backbone.module, path, {})
         return path
 
     return write

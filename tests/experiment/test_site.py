@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from tiny import tiny
 
+from fedadapt.backbones.rounding import Rounding
 from fedadapt.backbones.weights import save_weights
 from fedadapt.engines.flower.carry import ROUND, Answer, Ask
 from fedadapt.engines.flower.desk import SiteDesk
@@ -44,7 +44,8 @@ class Server:
         self.path = begin(tiny(*SETTINGS, *settings), folder)
         with RunStore.open(self.path) as store:
             self.experiment = rebuild(store, _server_data)
-            save_weights(self.experiment.backbone.module, self.path / WEIGHTS, {}, torch.float32)
+            pack = self.experiment.config.federation.backbone.pack
+            save_weights(self.experiment.backbone.module, self.path / WEIGHTS, {}, pack)
             self.terms = _terms(self.experiment, store, self.path)
 
     def request(self, round=1, client=1, scale=1.0):
@@ -212,16 +213,17 @@ def test_a_site_may_insist_on_a_recipe(server, tmp_path):
 def test_another_backbone_is_refused(server, tmp_path):
     """A weight file of its own that is another network's is noticed before anything is trained."""
     other = build(tiny(*SETTINGS, "seed=5"))
-    save_weights(other.backbone.module, tmp_path / "other.safetensors", {}, torch.float32)
+    save_weights(other.backbone.module, tmp_path / "other.safetensors", {})
     fit = site(tmp_path / "here", f'weights = "{tmp_path}/other.safetensors"\n' + SITE).greet(server.terms, 1)
     assert fit.problem.startswith("backbone is ")
 
 
-def test_a_backbone_is_fetched_in_pieces_and_kept(tmp_path):
+@pytest.mark.parametrize("rounding", Rounding)
+def test_a_backbone_is_fetched_in_pieces_and_kept(tmp_path, rounding):
     """A site that lacks the weights asks from where it stopped; what is damaged on the way is not used."""
     weights = tmp_path / "pretrained.safetensors"
-    save_weights(build(tiny("seed=5")).backbone.module, weights, {}, torch.float32)
-    server = Server(tmp_path / "runs", f"backbone.weights={weights}")
+    save_weights(build(tiny("seed=5")).backbone.module, weights, {})
+    server = Server(tmp_path / "runs", f"backbone.weights={weights}", f"federation.backbone={rounding}")
     data = (server.path / WEIGHTS).read_bytes()
     weights.unlink()
     here = site(tmp_path / "here")

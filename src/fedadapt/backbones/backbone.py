@@ -24,6 +24,7 @@ class Backbone:
         mean: of the pixels (0..1) it was trained on, by channel; None if it was not pretrained.
         std: likewise.
         digest: see `content_digest`.
+        num_bytes: of everything but the head: what a party fetches once.
         image: channels, height and width of an image it can be tried out on.
     """
 
@@ -33,12 +34,8 @@ class Backbone:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     digest: str
+    num_bytes: int
     image: tuple[int, int, int] = (3, 32, 32)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of everything but the head, in fp32: what a party fetches once."""
-        return sum(t.numel() * t.element_size() for _, t in _content(self.module, self.head))
 
     @property
     def num_parameters(self) -> int:
@@ -92,7 +89,8 @@ def finish(
     module.set_submodule(head, new)
     module.eval().requires_grad_(requires_grad=False)
     mean, std = moments or (None, None)
-    return Backbone(name, module, head, mean, std, content_digest(module, head), image)
+    num_bytes = sum(tensor.nbytes for _, tensor in content(module, head))
+    return Backbone(name, module, head, mean, std, content_digest(module, head), num_bytes, image)
 
 
 def content_digest(module: nn.Module, head: str) -> str:
@@ -102,13 +100,14 @@ def content_digest(module: nn.Module, head: str) -> str:
     is left out: it changes no output.
     """
     digest = hashlib.sha256()
-    for name, tensor in _content(module, head):
+    for name, tensor in content(module, head):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _content(module: nn.Module, head: str) -> list[tuple[str, torch.Tensor]]:
+def content(module: nn.Module, head: str) -> list[tuple[str, torch.Tensor]]:
+    """The tensors that make a backbone what it is, by name: all but the head's and what changes no output."""
     return [
         (name, tensor)
         for name, tensor in sorted(module.state_dict().items())

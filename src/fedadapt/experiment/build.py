@@ -17,6 +17,7 @@ import torch
 from fedadapt.adapters import AdaptedModel, attach
 from fedadapt.algorithms import Algorithm, Setting
 from fedadapt.backbones import Backbone
+from fedadapt.backbones.rounding import round_backbone
 from fedadapt.codecs import make_codec
 from fedadapt.data.augment import Augment
 from fedadapt.data.dataset import Dataset, Split
@@ -126,9 +127,11 @@ class Experiment:
 
         All of it where downloads are steps from it; else what does not come with the first download.
         """
-        shared = self.plan.layout()
-        comes = sum(s.numel() for name, s in shared.items() if self.model.groups[name] is not Group.ADAPTER)
-        return self.backbone.num_bytes - (0 if self.wire.delta else 4 * comes)
+        if self.wire.delta:
+            return self.backbone.num_bytes
+        own, size = (Group.ADAPTER, Group.HEAD), self.config.federation.backbone.num_bytes
+        comes = {n: s for n, s in self.plan.layout().items() if self.model.groups[n] not in own}
+        return self.backbone.num_bytes - sum(map(size, comes.values()))
 
     def first_state(self) -> Streams:
         """The server's state before the first round."""
@@ -218,6 +221,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     dataset, measured_on, clients = load(config)
     population = build_population(config, clients.held, seeds, algorithm, delta=coding["delta"])
     backbone = build_backbone(dataset.num_classes, seeds.torch("backbone"))
+    backbone = round_backbone(backbone, config.federation.backbone)
     channels = dataset.train.images.shape[1]
     mean, std = backbone.mean or dataset.mean, backbone.std or dataset.std
     if len(mean) != channels:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from fedadapt.backbones.rounding import Rounding
 from fedadapt.errors import ConfigError
 from fedadapt.params import Group
 from fedadapt.registry import Choice, Section, first_problem
@@ -116,6 +117,10 @@ class FederationConfig(Section):
         default=None,
         gt=0,
         description="seconds from when a quorum of sites is there; none: until every site asked has answered",
+    )
+    backbone: Rounding = Field(
+        default=Rounding.FLOAT32,
+        description="what the frozen network is rounded to, everywhere, and sent as to a site that lacks it",
     )
     norm_bound: float | None = Field(
         default=None, gt=0, description="an update of a greater Euclidean norm is refused; none: any is taken"

@@ -125,7 +125,7 @@ def _trained(run: Path, client: int | None) -> Trained:
 
 
 def _safetensors(trained: Trained, out: Path) -> None:
-    save_weights(trained.merged(), out, trained.metadata(), torch.float32)
+    save_weights(trained.merged(), out, trained.metadata())
 
 
 def _adapter(trained: Trained, out: Path) -> None:

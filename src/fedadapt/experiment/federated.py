@@ -9,8 +9,6 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from fedadapt.backbones.weights import save_weights
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.engines.engine import Engine
@@ -72,7 +70,8 @@ def lead(run: Path, connect: Callable[[Mandate], Engine]) -> None:
         experiment = rebuild(store, _server_data)
         if not (run / WEIGHTS).exists():
             metadata = {"backbone": experiment.backbone.name}
-            save_weights(experiment.backbone.module, run / WEIGHTS, metadata, torch.float32)
+            pack = experiment.config.federation.backbone.pack
+            save_weights(experiment.backbone.module, run / WEIGHTS, metadata, pack)
         log = _Log(run, experiment.config.rounds)
         accepted, waits = _Accepted(store), experiment.config.federation
         engine = connect(

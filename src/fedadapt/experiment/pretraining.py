@@ -84,7 +84,7 @@ def pretrain_backbone(
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "log": log,
     }
-    save_weights(model, out, entry, torch.float16)
+    save_weights(model, out, entry, lambda name, tensor: {name: tensor.half()})
     out.with_name(f"{out.name}.md").write_text(model_card(entry), encoding="utf-8")
     state.unlink()
     return entry

@@ -95,7 +95,7 @@ def _attack_from_outside(federation):
         "is not trusted: unable to get local issuer" in federation.said("deceived")
     )
     federation.start("stranger", "join", address, data, f"--ca={trust}", f"--key={stranger / 'key'}")
-    federation.wait_until_said("stranger", "the server does not know the key of this site")
+    federation.wait_until_said("stranger", "lacks this site's public key")
     federation.stop("stranger")
 
     def ask(path, headers=None, body=b""):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
+from fedadapt.backbones.rounding import Rounding, unpack
 from fedadapt.errors import BackboneError
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
@@ -54,7 +55,7 @@ def load_weights(module: nn.Module, path: Path, head: str) -> Moments | None:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            stored = unpack({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - it is no dict
     except (SafetensorError, OSError) as error:
         raise BackboneError(f"weight file {path} cannot be read ({error}); fetch it again") from error
     state = module.state_dict()
@@ -84,12 +85,18 @@ def load_weights(module: nn.Module, path: Path, head: str) -> Moments | None:
     return mean, std
 
 
-def save_weights(module: nn.Module, path: Path, metadata: dict[str, Any], dtype: torch.dtype) -> None:
-    """Writes every tensor of `module` as `dtype`, with `metadata` as JSON values; replaces atomically."""
+def save_weights(
+    module: nn.Module,
+    path: Path,
+    metadata: dict[str, Any],
+    pack: Callable[[str, Tensor], Mapping[str, Tensor]] = Rounding.FLOAT32.pack,
+) -> None:
+    """Writes every tensor of `module` as `pack` makes it, with `metadata` as JSON values; replaces atomically."""
     tensors = {
-        name: tensor.detach().cpu().to(dtype).contiguous()
-        for name, tensor in module.state_dict().items()
-        if not name.endswith("num_batches_tracked")
+        name: packed.contiguous()
+        for whole, tensor in module.state_dict().items()
+        if not whole.endswith("num_batches_tracked")
+        for name, packed in pack(whole, tensor.detach().cpu()).items()
     }
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
