@@ -183,11 +183,17 @@ def _simulate(experiment: Experiment, store: RunStore, make_engine: MakeEngine, 
             engine, experiment.wire, experiment.algorithm, experiment.attackers, experiment.attack.upload
         )
     engine = PopulationEngine(engine, experiment.population, experiment.num_steps)
-    play_on(experiment, store, engine, memory, watcher)
+    with interruptible() as stop_asked:
+        play_on(experiment, store, engine, memory, watcher, stop_asked)
 
 
 def play_on(
-    experiment: Experiment, store: RunStore, engine: Engine, memory: StoredMemory, watcher: Watcher
+    experiment: Experiment,
+    store: RunStore,
+    engine: Engine,
+    memory: StoredMemory,
+    watcher: Watcher,
+    stop_asked: Callable[[], bool] = lambda: False,
 ) -> None:
     """Plays the rounds that a run still lacks, each one transaction.
 
@@ -197,14 +203,15 @@ def play_on(
         engine: carries the requests of a round to its clients.
         memory: what clients keep, where this process simulates them.
         watcher: told of progress.
+        stop_asked: looked at between rounds.
 
     Raises:
         RunError: a round cannot be committed.
         EngineError: messages cannot be carried.
-        Interrupted: Ctrl-C; everything up to the last round is on disk.
+        Interrupted: it was asked to stop; everything up to the last round is on disk.
     """
     config = experiment.config
-    with tuned_processor(), interruptible() as stop_asked:
+    with tuned_processor():
         if store.last_round is None:
             store.commit(_begin(experiment, engine))
         last = store.last_round or 0

@@ -70,7 +70,7 @@ class _Kept:
             self._due = now + self._pause
             why = self.child.last_words()
             if _UNKNOWN_KEY in why:
-                why = "the server let nobody in: it is starting, or lacks this site's public key as --site NUMBER=KEY.pub"
+                why = "not let in: the server still counts on the SuperNode before it, or lacks this site's public key as --site NUMBER=KEY.pub"
             self._say(f"{self._name} ended ({why}); starting it again in {self._pause:.0f} s")
         elif now >= self._due:
             self.start()

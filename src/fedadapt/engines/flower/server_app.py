@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +18,8 @@ from fedadapt.engines.flower.engine import FlowerEngine
 from fedadapt.engines.flower.mandate import Mandate
 from fedadapt.engines.flower.processes import FAILURE, HOME
 from fedadapt.errors import EngineError, FedadaptError
+
+LOOK_S = 0.5
 
 
 class LeadRun(Protocol):
@@ -29,6 +35,7 @@ def make_server_app(lead: LeadRun) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
+        _end_with_parent()
         run = Path(str(context.run_config["run"]))
         try:
             lead(run, lambda mandate: FlowerEngine(grid, mandate))
@@ -40,3 +47,19 @@ def make_server_app(lead: LeadRun) -> ServerApp:
             raise
 
     return app
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone.
+
+    Without its SuperLink it would try to reach it for ever, and keep the run's lock from the app that is started in
+    its place. Nothing is lost: what was committed is on disk.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
