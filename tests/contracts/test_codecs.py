@@ -375,6 +375,10 @@ def test_a_frame_that_claims_much_takes_little_memory():
         ("int4(64)", ["'64' is no option", "option=value"]),
         ("int4 >", ["is no link", "name(option=value)"]),
         ("int4 zstd", ["'int4 zstd' is no link"]),
+        ("int4 @ int8", ["behind '@' stand a round and a codec"]),
+        ("int4 @5", ["behind '@' stand a round and a codec"]),
+        ("int4 @5 int8 @5 float16", ["[5, 5]", "must rise"]),
+        ("int4 @1 int8", ["[1]", "from 2 on"]),
     ],
 )
 def test_a_wrong_chain_is_refused_in_one_line(text, words):
@@ -383,6 +387,34 @@ def test_a_wrong_chain_is_refused_in_one_line(text, words):
         make_codec(text)
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@given(params=tensors(LIKELY), round=st.integers(1, 12))
+def test_a_later_codec_takes_over_in_its_round(params, round):
+    """Each round's bytes are those of its own codec, and so are their number and what they are read as."""
+    links = {1: "int2", 4: "rotate > int8", 9: "float16 > zstd"}
+    codec = make_codec("int2 @4 rotate > int8 @9 float16 > zstd")
+    alone, key = make_codec(links[max(first for first in links if first <= round)]), key_of(round=round)
+    data = codec.encode(params, key)
+    assert data == alone.encode(params, key)
+    assert codec.num_bytes(layout_of(params), round) == alone.num_bytes(layout_of(params))
+    back, expected = (one.decode(data, layout_of(params), key) for one in (codec, alone))
+    assert all(torch.equal(back[name], expected[name]) for name in params)
+
+
+def test_a_chain_with_rounds_promises_the_worst_of_them():
+    """Its law is that of no round alone; its name tells the rounds, and both ends must have the same."""
+    codec = make_codec("int2 @4 int8(rounding=nearest)")
+    assert codec.law.error == make_codec("int2").law.error
+    assert not codec.law.unbiased
+    assert codec.digest not in {
+        make_codec("int2 @5 int8(rounding=nearest)").digest,
+        make_codec("int2").digest,
+    }
+    assert not make_codec("float32 @2 int8").law.exact
+    assert make_codec(codec.name.replace("@4", " @4 ")).name == codec.name
+    with pytest.raises(ConfigError, match="options in parentheses"):
+        make_codec("int2 @4 int8", {"block": 32})
 
 
 def test_options_belong_to_one_link():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fedadapt.codecs.codec import Codec, chain, is_whole
@@ -18,7 +19,8 @@ _OPTION = re.compile(r"\s*(\w+)\s*=\s*([^,]+?)\s*")
 def make_codec(text: str, options: Mapping[str, Any] | None = None) -> Codec:
     """The codec that a text names.
 
-    Values go through the links from left to right; what no link packs is packed as ``float32``.
+    Values go through the links from left to right; what no link packs is packed as ``float32``. Behind ``@`` stand a
+    round and the codec that packs from then on, for instance coarse steps first and fine ones later.
 
     Args:
         text: names of codecs joined by ``>``, each with options in parentheses or none.
@@ -32,7 +34,29 @@ def make_codec(text: str, options: Mapping[str, Any] | None = None) -> Codec:
         'topk(fraction=0.01) > int8(block=256, rounding=stochastic) > zstd(level=1)'
         >>> make_codec("int4", {"block": 64}).num_bytes({"w": torch.Size([640])})
         340
+        >>> coarse_to_fine = make_codec("int2 @10 float16")
+        >>> [coarse_to_fine.num_bytes({"w": torch.Size([256])}, round) for round in (9, 10)]
+        [72, 512]
     """
+    first, *parts = text.split("@")
+    later = [_from_a_round(text, part, options) for part in parts]
+    rounds = [1, *(begin for begin, _ in later)]
+    if rounds != sorted(set(rounds)):
+        raise ConfigError(f"codec {text!r}: rounds behind '@' are {rounds[1:]}; they must rise, from 2 on")
+    return replace(_chain(first, options), later=tuple(later))
+
+
+def _from_a_round(text: str, part: str, options: Mapping[str, Any] | None) -> tuple[int, Codec]:
+    number, _, name = part.strip().partition(" ")
+    if options or not number.isdecimal() or not name.strip():
+        raise ConfigError(
+            f"codec {text!r}: behind '@' stand a round and a codec, for instance 'int2 @10 int8'; options in parentheses"
+        )
+    return int(number), _chain(name, None)
+
+
+def _chain(text: str, options: Mapping[str, Any] | None) -> Codec:
+    """The codec of a text without rounds."""
     links = text.split(">")
     if options and len(links) > 1:
         raise ConfigError(

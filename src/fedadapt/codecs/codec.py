@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,16 @@ class Law:
             loss,
         )
 
+    def or_worse(self, other: Law) -> Law:
+        """What is lost at the most, where it is this law or another one."""
+        return Law(
+            max(self.error, other.error),
+            max(self.floor, other.floor),
+            self.unbiased and other.unbiased,
+            max(self.gain, other.gain),
+            max(self.loss, other.loss),
+        )
+
     @property
     def exact(self) -> bool:
         """Whether every value comes back bit for bit."""
@@ -145,16 +155,23 @@ class Codec:
     Args:
         stages: from tensors to bytes; the last leaves no values.
         coder: shrinks the bytes; None to leave them.
+        later: the codecs that take its place, each from a round on; the rounds rise.
     """
 
     stages: tuple[Stage, ...]
     coder: Coder | None = None
+    later: tuple[tuple[int, Codec], ...] = ()
+
+    def at(self, round: int) -> Codec:
+        """What packs the messages of a round."""
+        begun = [codec for first, codec in self.later if first <= round]
+        return begun[-1] if begun else replace(self, later=())
 
     @property
     def name(self) -> str:
-        """The links of the chain with their options; both ends must have the same."""
+        """The links of the chain with their options, and what comes later; both ends must have the same."""
         names = [stage.name for stage in self.stages] + ([self.coder.name] if self.coder else [])
-        return " > ".join(names)
+        return " > ".join(names) + "".join(f" @{first} {codec.name}" for first, codec in self.later)
 
     @property
     def digest(self) -> bytes:
@@ -163,10 +180,12 @@ class Codec:
 
     @property
     def law(self) -> Law:
-        """What the whole chain loses."""
+        """What the whole chain loses; in the worst of its rounds."""
         law = Law()
         for stage in reversed(self.stages):
             law = stage.law.then(law)
+        for _, codec in self.later:
+            law = law.or_worse(codec.law)
         return law
 
     def encode(self, params: Params, key: Key) -> bytes:
@@ -175,6 +194,8 @@ class Codec:
         Raises:
             FrameError: a value is infinite, NaN or too large, and the codec cannot carry it.
         """
+        if self.later:
+            return self.at(key.round).encode(params, key)
         if not self.law.exact and not is_finite(params):
             raise FrameError(f"codec {self.name!r} was given infinite or NaN values; it takes finite ones")
         parts: list[bytes] = []
@@ -192,6 +213,8 @@ class Codec:
         Raises:
             FrameError: the bytes do not fit the layout.
         """
+        if self.later:
+            return self.at(key.round).decode(data, layout, key)
         layouts, sizes = self._walk(layout)
         parts = iter(self.coder.expand(data, sizes) if self.coder else split(data, sizes))
         shares = [
@@ -203,8 +226,10 @@ class Codec:
                 params = stage.decode(params, share, own, key)
         return params
 
-    def num_bytes(self, layout: Layout) -> int | None:
-        """The bytes of a section, exactly; None if they depend on the values."""
+    def num_bytes(self, layout: Layout, round: int = 0) -> int | None:
+        """The bytes of a section in a round, exactly; None if they depend on the values."""
+        if self.later:
+            return self.at(round).num_bytes(layout)
         return None if self.coder else sum(self._walk(layout)[1])
 
     def _walk(self, layout: Layout) -> tuple[list[Layout], list[int]]:

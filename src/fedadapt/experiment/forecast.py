@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from fedadapt.experiment.build import Experiment
@@ -27,7 +27,7 @@ def forecast(experiment: Experiment) -> dict[str, Any]:
     Returns:
         ``groups``: for each group what happens to it, its tensors and values, and the bytes of it in one
         upload; ``message_bytes``: of one download to a client that was there in the round before and one upload,
-        framing included; ``round_bytes``: of all clients of a round, each way; ``first_bytes``: of the exchange
+        framing included, in the last round; ``round_bytes``: of all clients of a round, each way; ``first_bytes``: of the exchange
         before the first round, each way, 0 if there is none; ``run_bytes``: of the whole run, both ways; ``full_model_bytes``: of the plain network as fp32, and ``share``: what one download is of it;
         ``backbone``: its name, digest, bytes, and what a party fetches once; ``clients_seen``: how many will be
         asked at least once; ``ratio``: how many times the bytes full fine-tuning in fp32 would move in the same
@@ -35,17 +35,18 @@ def forecast(experiment: Experiment) -> dict[str, Any]:
         the values, or on more than a million client rounds, is None.
     """
     config, plan, wire = experiment.config, experiment.plan, experiment.wire
-    sizes = section_bytes(wire, Kind.UPLOAD)
+    last = config.rounds
+    sizes = section_bytes(wire, Kind.UPLOAD, last)
     cohort, asks = experiment.population.cohort, experiment.population.asks
     scalars = len(UPLOAD_SCALARS) + len(experiment.algorithm.local.scalars)
     messages = {
-        "download": message_bytes(wire, Kind.DOWNLOAD, len(experiment.algorithm.downloads), 0),
-        "upload": message_bytes(wire, Kind.UPLOAD, len(experiment.algorithm.uploads), scalars),
+        "download": message_bytes(wire, Kind.DOWNLOAD, len(experiment.algorithm.downloads), 0, last),
+        "upload": message_bytes(wire, Kind.UPLOAD, len(experiment.algorithm.uploads), scalars, last),
     }
     counts = {"download": asks, "upload": cohort}
     rounds = {way: None if size is None else counts[way] * size for way, size in messages.items()}
-    down, seen = _downloads(experiment, messages["download"])
-    up = None if rounds["upload"] is None else config.rounds * rounds["upload"]
+    down, seen = _downloads(experiment)
+    up = _over_rounds(wire, Kind.UPLOAD, [cohort] * config.rounds, len(experiment.algorithm.uploads), scalars)
     first = {
         way: experiment.population.pool.num_clients * size for way, size in _first_message(experiment).items()
     }
@@ -98,16 +99,17 @@ def forecast(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def section_bytes(wire: Wire, kind: Kind) -> dict[Group, int | None]:
+def section_bytes(wire: Wire, kind: Kind, round: int) -> dict[Group, int | None]:
     """The bytes of a section of each group; None where they depend on the values."""
     return {
-        group: wire.codec_of(kind, group).num_bytes(wire.plan.layout(group)) for group in wire.plan.groups()
+        group: wire.codec_of(kind, group).num_bytes(wire.plan.layout(group), round)
+        for group in wire.plan.groups()
     }
 
 
-def message_bytes(wire: Wire, kind: Kind, num_streams: int, num_scalars: int) -> int | None:
-    """The bytes of a frame; of a download as a step, that of one step."""
-    sizes = section_bytes(wire, kind)
+def message_bytes(wire: Wire, kind: Kind, num_streams: int, num_scalars: int, round: int = 1) -> int | None:
+    """The bytes of a frame of a round; of a download as a step, that of one step."""
+    sizes = section_bytes(wire, kind, round)
     known = [size for size in sizes.values() if size is not None]
     if len(known) < len(sizes):
         return None
@@ -121,38 +123,50 @@ def _first_message(experiment: Experiment) -> dict[str, int]:
     return {"download": 0, "upload": 0} if warm is None else warm.message_bytes
 
 
-def _downloads(experiment: Experiment, message: int | None) -> tuple[int | None, int | None]:
+def _over_rounds(
+    wire: Wire, kind: Kind, counts: Sequence[int], num_streams: int, num_scalars: int
+) -> int | None:
+    """Bytes of so many messages in each round, over the run; None if they depend on the values."""
+    sizes = [
+        (count, message_bytes(wire, kind, num_streams, num_scalars, number))
+        for number, count in enumerate(counts, 1)
+    ]
+    known = [count * size for count, size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
+
+
+def _downloads(experiment: Experiment) -> tuple[int | None, int | None]:
     """Bytes of all downloads of the run, and how many clients are asked; each None if it cannot be told."""
     population, wire, rounds = experiment.population, experiment.wire, experiment.config.rounds
-    total, clients = rounds * population.asks, population.pool.num_clients
+    counts, clients = [population.asks] * rounds, population.pool.num_clients
     seen: int | None = None
     if population.asks == clients and population.sampling.even:
         seen = clients
-    elif total <= MAX_FORETOLD:
-        chosen = [client for number in range(1, rounds + 1) for client in population.asked(number)]
-        total, seen = len(chosen), len(set(chosen))
+    elif sum(counts) <= MAX_FORETOLD:
+        chosen = [population.asked(number) for number in range(1, rounds + 1)]
+        counts, seen = list(map(len, chosen)), len(set().union(*chosen))
     if experiment.warm is not None:
         seen = clients
-    if message is None or (wire.delta and total > MAX_FORETOLD):
+    whole = _over_rounds(wire, Kind.DOWNLOAD, counts, len(experiment.algorithm.downloads), 0)
+    if whole is None or (wire.delta and sum(counts) > MAX_FORETOLD):
         return None, seen
-    if not wire.delta:
-        return total * message, seen
-    return _steps(experiment, section_bytes(wire, Kind.DOWNLOAD)), seen
+    return _steps(experiment) if wire.delta else whole, seen
 
 
-def _steps(experiment: Experiment, sizes: Mapping[Group, int | None]) -> int:
+def _steps(experiment: Experiment) -> int:
     """Bytes of all downloads as steps, by keeping the server's books over packets of the right sizes."""
     streams = {stream: dict(experiment.model.start) for stream in experiment.algorithm.downloads}
     streams = {s: {n: t for n, t in p.items() if n in experiment.plan.layout()} for s, p in streams.items()}
-    empty = (b"",) * (len(streams) * len(sizes))
+    empty = (b"",) * (len(streams) * len(experiment.plan.groups()))
     # The first model is the one that every client starts from, but for a head that the server has started.
     begun = {("model", Group.HEAD)} if experiment.warm is not None else set()
-    first = tuple(bytes(((s, g) in begun and size) or 0) for s in streams for g, size in sizes.items())
-    step = tuple(bytes(size or 0) for _ in streams for size in sizes.values())
     whole = 4 * sum(tensor.numel() for params in streams.values() for tensor in params.values())
     track, total = Track(Version(0, streams), {}, {}), 0
     for number in range(1, experiment.config.rounds + 1):
-        track = track.extended(Version(number, streams), first if number == 1 else step)
+        sizes = section_bytes(experiment.wire, Kind.DOWNLOAD, number)
+        moved = {(s, g): number > 1 or (s, g) in begun for s in streams for g in sizes}
+        step = tuple(bytes((moved[s, g] and sizes[g]) or 0) for s in streams for g in sizes)
+        track = track.extended(Version(number, streams), step)
         asked = experiment.population.asked(number)
         for base, count in Counter(track.base(client) for client in asked).items():
             steps = [] if base == WHOLE else [track.steps[n] for n in range(base + 1, number + 1)]
