@@ -64,7 +64,7 @@ def weighted_mean(items: Iterable[tuple[float, Params]]) -> Params:
     cohort was split as long as the order is the same.
 
     Args:
-        items: pairs of a weight >= 0 and a `Params`; at least one weight is positive.
+        items: pairs of a weight >= 0 and a `Params`, all of one type; at least one weight is positive.
 
     Raises:
         ValueError: no weight is positive.
@@ -74,22 +74,22 @@ def weighted_mean(items: Iterable[tuple[float, Params]]) -> Params:
         {'w': tensor([0.7500])}
     """
     total = 0.0
-    first: Params | None = None
+    layout: dict[str, torch.Size] = {}
+    sums, dtype = torch.zeros(0, dtype=torch.float64), torch.float32
     for weight, params in items:
         total += weight
-        if first is None:
-            first, dtype = params, as_vector(params).dtype
-            sums = as_vector(params).double() * weight
+        if layout:
+            sums.add_(as_vector({name: params[name] for name in layout}), alpha=weight)
         else:
-            sums.add_(as_vector({name: params[name] for name in first}), alpha=weight)
-    if first is None or total <= 0:
+            layout, dtype = shapes(params), as_vector(params).dtype
+            sums = as_vector(params).double() * weight
+    if total <= 0:
         raise ValueError("a weighted mean needs at least one positive weight")
-    mean = from_vector((sums / total).to(dtype), shapes(first))
-    return {name: mean[name].to(tensor.dtype) for name, tensor in first.items()}
+    return from_vector((sums / total).to(dtype), layout)
 
 
 def norm(params: Params) -> float:
-    """The Euclidean norm of all values together."""
+    """The Euclidean norm of all values together, which are floating-point numbers."""
     return float(torch.linalg.vector_norm(as_vector(params), dtype=torch.float64))
 
 
@@ -123,12 +123,13 @@ def as_vector(params: Params) -> Shaped[Tensor, " P"]:
     place = first.data_ptr()
     for tensor in tensors:
         if tensor.data_ptr() != place or tensor.dtype != first.dtype or not tensor.is_contiguous():
-            return torch.cat([tensor.reshape(-1) for tensor in tensors])
+            break
         place += tensor.nbytes
-    # Neighbours may be another tensor's memory that happens to begin where this one's ends.
-    if first.untyped_storage().data_ptr() + first.untyped_storage().nbytes() < place:
-        return torch.cat([tensor.reshape(-1) for tensor in tensors])
-    return first.as_strided((total,), (1,), first.storage_offset())
+    else:
+        # Memory of another tensor may happen to begin where this one's ends.
+        if place <= first.untyped_storage().data_ptr() + first.untyped_storage().nbytes():
+            return first.as_strided((total,), (1,), first.storage_offset())
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def from_vector(values: Shaped[Tensor, " P"], layout: Mapping[str, torch.Size]) -> Params:

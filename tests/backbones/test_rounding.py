@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -71,15 +73,22 @@ def test_who_fetches_the_file_holds_the_same_bits(tmp_path, rounding):
     assert round_backbone(fetched, rounding).digest == backbone.digest
 
 
-def test_what_sixteen_bits_cannot_hold_is_refused():
+@pytest.mark.parametrize(
+    ("rounding", "value"),
+    [
+        (Rounding.FLOAT16, 1e6),
+        (Rounding.FLOAT16, math.nan),
+        (Rounding.INT8, math.nan),
+        (Rounding.INT8, math.inf),
+    ],
+)
+def test_what_cannot_be_rounded_is_refused(rounding, value):
     """One line that says where, and what to do."""
     backbone = narrow()
     with torch.no_grad():
-        backbone.module.conv1.weight[0, 0, 0, 0] = 1e6
-    with pytest.raises(
-        BackboneError, match=r"conv1\.weight holds values that it cannot; set federation\.backbone"
-    ):
-        round_backbone(backbone, Rounding.FLOAT16)
+        backbone.module.conv1.weight[0, 0, 0, 0] = value
+    with pytest.raises(BackboneError, match=r"conv1\.weight holds values that are too large or not finite"):
+        round_backbone(backbone, rounding)
 
 
 @pytest.mark.parametrize(
@@ -92,4 +101,8 @@ def test_exponents_that_do_not_fit_are_refused(tmp_path, exponents):
     stored = load_file(file) | {f"conv1.weight{EXPONENTS}": exponents}
     save_file(stored, file)
     with pytest.raises(BackboneError, match=r"'conv1\.weight' and their exponents do not fit"):
+        load_weights(narrow().module, file, "fc")
+    del stored[f"conv1.weight{EXPONENTS}"]
+    save_file(stored, file)
+    with pytest.raises(BackboneError, match=r"integers of 'conv1\.weight' without exponents"):
         load_weights(narrow().module, file, "fc")

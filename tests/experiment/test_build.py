@@ -31,7 +31,7 @@ def test_a_rounded_backbone_is_what_everybody_starts_from(rounding, share):
     """It costs less once, has a digest of its own, and is what full fine-tuning starts from."""
     plain, rounded = (
         build(tiny("adapter=full")),
-        build(tiny("adapter=full", f"federation.backbone={rounding}")),
+        build(tiny("adapter=full", f"federation.backbone_as={rounding}")),
     )
     assert rounded.backbone.num_bytes < share * plain.backbone.num_bytes
     assert rounded.bytes_once == statistics_bytes(rounded)

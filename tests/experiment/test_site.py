@@ -44,7 +44,7 @@ class Server:
         self.path = begin(tiny(*SETTINGS, *settings), folder)
         with RunStore.open(self.path) as store:
             self.experiment = rebuild(store, _server_data)
-            pack = self.experiment.config.federation.backbone.pack
+            pack = self.experiment.config.federation.backbone_as.pack
             save_weights(self.experiment.backbone.module, self.path / WEIGHTS, {}, pack)
             self.terms = _terms(self.experiment, store, self.path)
 
@@ -223,7 +223,7 @@ def test_a_backbone_is_fetched_in_pieces_and_kept(tmp_path, rounding):
     """A site that lacks the weights asks from where it stopped; what is damaged on the way is not used."""
     weights = tmp_path / "pretrained.safetensors"
     save_weights(build(tiny("seed=5")).backbone.module, weights, {})
-    server = Server(tmp_path / "runs", f"backbone.weights={weights}", f"federation.backbone={rounding}")
+    server = Server(tmp_path / "runs", f"backbone.weights={weights}", f"federation.backbone_as={rounding}")
     data = (server.path / WEIGHTS).read_bytes()
     weights.unlink()
     here = site(tmp_path / "here")
@@ -270,6 +270,8 @@ def test_check_tells_what_a_site_would_bring(tmp_path):
     assert found["data"] == "digits: 1438 samples, images 3x12x12"
     assert found["classes"].startswith("0 (")
     assert found["backbone"].startswith("resnet20 ")
+    recipe.write_text(recipe.read_text() + '[federation]\nbackbone_as = "int8"\n')
+    assert describe_site(here.path, recipe)["backbone"] != found["backbone"]
 
 
 @pytest.mark.parametrize(

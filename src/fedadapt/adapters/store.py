@@ -81,7 +81,7 @@ def load_adapter(model: AdaptedModel, path: Path) -> Params:
     if digest != model.backbone.digest:
         raise AttachError(
             f"{path} was trained on backbone {name!r} ({digest[:12]}), "
-            f"not on {model.backbone.name!r} ({model.backbone.digest[:12]}); load that backbone first"
+            f"not on {model.backbone.name!r} ({model.backbone.digest[:12]}); load that backbone first, rounded as its run rounded it"
         )
     shapes = {tensor: list(value.shape) for tensor, value in model.start.items()}
     for found in (stored, {tensor: list(value.shape) for tensor, value in tensors.items()}):

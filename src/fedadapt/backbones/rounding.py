@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedadapt.backbones.backbone import Backbone, content, content_digest
 from fedadapt.errors import BackboneError
+from fedadapt.params import is_finite
 
 EXPONENTS = "/exponents"
 """Behind the name of a tensor of integers, in a weight file: the binary exponents of its output channels."""
@@ -33,9 +34,7 @@ class Rounding(StrEnum):
 
     def num_bytes(self, shape: torch.Size) -> int:
         """What a tensor of 32-bit floats takes."""
-        if len(shape) < 2 or self is Rounding.FLOAT32:
-            return 4 * shape.numel()
-        return 2 * shape.numel() if self is Rounding.FLOAT16 else shape.numel() + shape[0]
+        return sum(tensor.nbytes for tensor in self.pack("", torch.zeros(shape)).values())
 
     def pack(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
         """The tensors that stand for one in a weight file, by name."""
@@ -74,21 +73,22 @@ def round_backbone(backbone: Backbone, rounding: Rounding) -> Backbone:
     """The backbone with its tensors rounded, in place; the head is nobody's yet and stays.
 
     Raises:
-        BackboneError: a value is too large for 16 bits.
+        BackboneError: a value is not finite, or too large for 16 bits.
     """
     if rounding is Rounding.FLOAT32:
         return backbone
     num_bytes = 0
     with torch.no_grad():
         for name, tensor in content(backbone.module, backbone.head):
-            rounded = unpack(rounding.pack(name, tensor))[name].to(tensor.dtype)
-            if not bool(torch.isfinite(rounded).all()):
+            packed = rounding.pack(name, tensor)
+            rounded = unpack(packed)[name].to(tensor.dtype)
+            if not is_finite({"before": tensor, "after": rounded}):
                 raise BackboneError(
-                    f"backbone {backbone.name!r} cannot be rounded to {rounding}: {name} holds values that it cannot; "
-                    "set federation.backbone to float32"
+                    f"backbone {backbone.name!r} cannot be rounded to {rounding}: {name} holds values that are too large "
+                    "or not finite; set federation.backbone_as to float32"
                 )
             tensor.copy_(rounded)
-            num_bytes += rounding.num_bytes(tensor.shape)
+            num_bytes += sum(part.nbytes for part in packed.values())
     digest = content_digest(backbone.module, backbone.head)
     return replace(backbone, digest=digest, num_bytes=num_bytes)
 

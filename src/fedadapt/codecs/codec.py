@@ -167,6 +167,10 @@ class Codec:
         begun = [codec for first, codec in self.later if first <= round]
         return begun[-1] if begun else replace(self, later=())
 
+    def until(self, round: int) -> Codec:
+        """Without what would come after a round."""
+        return replace(self, later=tuple(one for one in self.later if one[0] <= round))
+
     @property
     def name(self) -> str:
         """The links of the chain with their options, and what comes later; both ends must have the same."""
@@ -226,7 +230,7 @@ class Codec:
                 params = stage.decode(params, share, own, key)
         return params
 
-    def num_bytes(self, layout: Layout, round: int = 0) -> int | None:
+    def num_bytes(self, layout: Layout, round: int = 1) -> int | None:
         """The bytes of a section in a round, exactly; None if they depend on the values."""
         if self.later:
             return self.at(round).num_bytes(layout)

@@ -129,7 +129,7 @@ class Experiment:
         """
         if self.wire.delta:
             return self.backbone.num_bytes
-        own, size = (Group.ADAPTER, Group.HEAD), self.config.federation.backbone.num_bytes
+        own, size = (Group.ADAPTER, Group.HEAD), self.config.federation.backbone_as.num_bytes
         comes = {n: s for n, s in self.plan.layout().items() if self.model.groups[n] not in own}
         return self.backbone.num_bytes - sum(map(size, comes.values()))
 
@@ -221,7 +221,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     dataset, measured_on, clients = load(config)
     population = build_population(config, clients.held, seeds, algorithm, delta=coding["delta"])
     backbone = build_backbone(dataset.num_classes, seeds.torch("backbone"))
-    backbone = round_backbone(backbone, config.federation.backbone)
+    backbone = round_backbone(backbone, config.federation.backbone_as)
     channels = dataset.train.images.shape[1]
     mean, std = backbone.mean or dataset.mean, backbone.std or dataset.std
     if len(mean) != channels:
@@ -278,10 +278,10 @@ def build_coding(config: RunConfig) -> dict[str, Any]:
     Raises:
         ConfigError: a codec is wrong, or an option is of no use with it.
     """
-    chosen = config.codec
-    codec = make_codec(chosen.name, chosen.__pydantic_extra__)
-    groups = {group: make_codec(name) for group, name in chosen.groups.items()}
-    download = None if chosen.download is None else make_codec(chosen.download)
+    chosen, last = config.codec, config.rounds
+    codec = make_codec(chosen.name, chosen.__pydantic_extra__).until(last)
+    groups = {group: make_codec(name).until(last) for group, name in chosen.groups.items()}
+    download = None if chosen.download is None else make_codec(chosen.download).until(last)
     up = [codec, *groups.values()]
     if chosen.error_feedback and all(one.law.exact for one in up):
         raise ConfigError(

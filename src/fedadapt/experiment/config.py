@@ -118,7 +118,7 @@ class FederationConfig(Section):
         gt=0,
         description="seconds from when a quorum of sites is there; none: until every site asked has answered",
     )
-    backbone: Rounding = Field(
+    backbone_as: Rounding = Field(
         default=Rounding.FLOAT32,
         description="what the frozen network is rounded to, everywhere, and sent as to a site that lacks it",
     )

@@ -70,7 +70,7 @@ def lead(run: Path, connect: Callable[[Mandate], Engine]) -> None:
         experiment = rebuild(store, _server_data)
         if not (run / WEIGHTS).exists():
             metadata = {"backbone": experiment.backbone.name}
-            pack = experiment.config.federation.backbone.pack
+            pack = experiment.config.federation.backbone_as.pack
             save_weights(experiment.backbone.module, run / WEIGHTS, metadata, pack)
         log = _Log(run, experiment.config.rounds)
         accepted, waits = _Accepted(store), experiment.config.federation

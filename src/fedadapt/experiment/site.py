@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from fedadapt.backbones.rounding import round_backbone
 from fedadapt.data.classes import align_classes
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdout import hold_out
@@ -60,9 +61,9 @@ def describe_site(path: Path, recipe: Path | None = None) -> dict[str, str]:
         config = load_config(recipe)
         server = config.data.source.create("source")
         align_classes(dataset, server.class_names, site.config.classes)
-        backbone = config.backbone.create("backbone")(
-            server.num_classes, Seeds(config.seed).torch("backbone")
-        )
+        build_backbone = config.backbone.create("backbone")
+        backbone = build_backbone(server.num_classes, Seeds(config.seed).torch("backbone"))
+        backbone = round_backbone(backbone, config.federation.backbone_as)
         found["backbone"] = f"{backbone.name} {backbone.digest[:16]}"
     return found
 

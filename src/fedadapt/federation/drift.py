@@ -36,7 +36,7 @@ def measure_drift(updates: Sequence[Update], moving: Collection[str] = ()) -> di
     mean = weighted_mean((u.num_examples, d) for u, d in zip(updates, deltas, strict=True))
     lengths, whole, way = [norm(delta) for delta in deltas], norm(mean), as_vector(mean).double()
     cosines = [
-        float(as_vector(delta).double() @ way) / (length * whole)
+        float(as_vector({name: delta[name] for name in mean}).double() @ way) / (length * whole)
         for delta, length in zip(deltas, lengths, strict=True)
         if length * whole
     ]

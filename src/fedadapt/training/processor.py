@@ -9,8 +9,9 @@ from functools import cache
 
 import torch
 
-KEPT_BYTES = 2**30
-"""Freed memory that a process keeps for the next tensor; larger blocks go back to the system at once."""
+KEPT_BYTES, OLD_KEPT_BYTES = 2**30, 2**25
+"""Freed memory that a process keeps for the next tensor; larger blocks go back to the system at once. And the most
+that old C libraries take for the size of a block."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -42,4 +43,6 @@ def _keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return all(mallopt(option, KEPT_BYTES) for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD))
+    # The first setting that is taken ends the library's own adaptation, so the size of blocks has to be it.
+    blocks = any(mallopt(_M_MMAP_THRESHOLD, size) for size in (KEPT_BYTES, OLD_KEPT_BYTES))
+    return bool(blocks and mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -72,6 +73,10 @@ def load_weights(module: nn.Module, path: Path, head: str) -> Moments | None:
             raise BackboneError(
                 f"weight file {path} has {name!r} with shape {tuple(stored[name].shape)}, "
                 f"the network needs {tuple(state[name].shape)}"
+            )
+        if stored[name].dtype is torch.int8 and state[name].is_floating_point():
+            raise BackboneError(
+                f"weight file {path} has integers of {name!r} without exponents; fetch it again"
             )
         state[name].copy_(stored[name])
     if "mean" not in metadata:

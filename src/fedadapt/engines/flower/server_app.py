@@ -21,6 +21,9 @@ from fedadapt.errors import EngineError, FedadaptError
 
 LOOK_S = 0.5
 
+PARENT = os.getppid()
+"""Who started this process; looked up before all else, for it may be gone by the time the app begins."""
+
 
 class LeadRun(Protocol):
     """Plays the rounds that a run still lacks, over the engine that `connect` makes."""
@@ -55,10 +58,9 @@ def _end_with_parent() -> None:
     Without its SuperLink it would try to reach it for ever, and keep the run's lock from the app that is started in
     its place. Nothing is lost: what was committed is on disk.
     """
-    parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == PARENT:
             time.sleep(LOOK_S)
         os.kill(os.getpid(), signal.SIGKILL)
 
