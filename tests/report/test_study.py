@@ -61,6 +61,8 @@ def made(tmp_path):
         for rate, accuracy in (("0.1", 0.3), ("0.3", 0.4)):
             results.keep(CellResult(f"s{rate}", Status.DONE, {}, accuracy=accuracy))
             standing.append(PlaceResult("search", 0, {"trainable": "full", "train.lr": rate}, f"s{rate}"))
+            # The other set's rates wait for their turn.
+            standing.append(PlaceResult("search", 0, {"trainable": "small", "train.lr": rate}, f"t{rate}"))
         results.describe(document(search=search), standing)
     return tmp_path / "made" / "results.sqlite"
 
@@ -105,6 +107,7 @@ def test_the_page_says_what_the_cells_say(made, tmp_path):
     assert "| iid | wild | failed | – | – | – | – | 0 |" in page
     assert "- grid trainable=wild skew=iid seed=0: training diverged" in page
     assert "| full | 30.00 | 40.00 | 0.3 → |" in page
+    assert "| small | – | – |" not in page
     assert "Run on a chip, torch 2." in page
 
 

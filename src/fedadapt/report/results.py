@@ -175,7 +175,12 @@ def _reached(group: Group, value: str, target: float) -> str:
     reference = None if group.reference is None else group.arms[group.reference].bytes_to(target)
     if value == group.reference or not reference or not needed:
         return format_bytes(round(needed))
-    return f"{format_bytes(round(needed))} ({reference / needed:.3g}x)"
+    times = reference / needed
+    return (
+        f"{format_bytes(round(needed))} ({times:,.0f}x)"
+        if times >= 100
+        else f"{format_bytes(round(needed))} ({times:.3g}x)"
+    )
 
 
 def _one_axis(study: StudyResults, axis: str) -> Iterator[str]:
@@ -226,6 +231,8 @@ def _search(study: StudyResults) -> Iterator[str]:
     yield ""
     rows = []
     for group, scores in tried.items():
+        if not scores:
+            continue
         best = max(range(len(order)), key=lambda index: scores.get(order[index], -1.0))
         edge = "" if len(order) == 1 else " ←" if best == 0 else " →" if best == len(order) - 1 else ""
         cells = [f"{100 * scores[value]:.2f}" if value in scores else UNKNOWN for value in order]
