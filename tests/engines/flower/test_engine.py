@@ -231,6 +231,15 @@ def test_a_silent_site_is_asked_again(grid):
     assert site.asked == [(1, 0), (1, 0)]
 
 
+def test_much_on_a_slow_line_is_not_taken_for_lost(grid):
+    """A megabyte that takes half a minute longer than nothing is waited for; sent twice it would take twice as long."""
+    engine, _ = engine_on(grid, clients=1)
+    site = ScriptedSite(0)
+    grid.add(10, site, delay=35.0)
+    engine.exchange(requests(clients=(0,), frame=bytes(2**20)))
+    assert site.asked == [(1, 0)]
+
+
 def test_a_site_is_told_which_round_counted(grid):
     """So that it knows what of its memory to trust."""
     engine, _ = engine_on(grid, accepted={0: 4, 1: 0}.get, clients=2)

@@ -33,6 +33,9 @@ PIECE_BYTES = 4 * 2**20
 LATE_ROUNDS = 10
 """For so long a late answer is looked for, so that its bytes are counted."""
 
+SLOW_LINE = 2**18
+"""Bytes a second of a line on which a message is not yet taken for lost, there and back."""
+
 LONGEST_PAUSE_S = 60.0
 """Before a node that fails again and again is greeted anew."""
 
@@ -162,12 +165,13 @@ class FlowerEngine:
         sent = _Sent(HELLO, node, self._patience(times), client=number, times=times)
         self._send(Message(pack(greeting.model_dump_json()), node, HELLO), sent)
 
-    def _patience(self, times: int) -> float:
-        """Until when an answer to the n-th repetition is expected: twice as long each time.
+    def _patience(self, times: int, num_bytes: int = 0) -> float:
+        """Until when an answer to the n-th repetition is expected: twice as long each time, longer for more bytes.
 
         A site that is still at work gets every repetition too, and answers each.
         """
-        return self._clock() + self._mandate.patience.ask_again_s * 2 ** (times - 1)
+        once = self._mandate.patience.ask_again_s + 2 * num_bytes / SLOW_LINE
+        return self._clock() + once * 2 ** (times - 1)
 
     def _forget(self, node: int) -> None:
         """Lets a node be greeted anew, and asked again for what it was asked."""
@@ -197,7 +201,8 @@ class FlowerEngine:
                 client=request.client,
                 accepted=self._mandate.accepted(request.client),
             )
-            sent = _Sent(ROUND, node, self._patience(times), request.round, request.client, times)
+            until = self._patience(times, len(request.frame))
+            sent = _Sent(ROUND, node, until, request.round, request.client, times)
             self._send(Message(pack(ask.model_dump_json(), request.frame), node, ROUND), sent)
 
     def _send(self, message: Message, sent: _Sent) -> None:
@@ -288,7 +293,7 @@ class FlowerEngine:
         piece = Piece(backbone=self._mandate.terms.backbone, offset=offset, total=total)
         data = self._mandate.backbone(offset, min(PIECE_BYTES, total - offset))
         self._send(
-            Message(pack(piece.model_dump_json(), data), node, CHUNK), _Sent(CHUNK, node, self._patience(1))
+            Message(pack(piece.model_dump_json(), data), node, CHUNK), _Sent(CHUNK, node, self._patience(1, len(data)))
         )
 
     def _hear_piece(self, message: Message, sent: _Sent) -> None:
