@@ -28,8 +28,8 @@ def child(tmp_path, monkeypatch):
     monkeypatch.setattr(Child, "LOOK_S", 0.0)
     made = []
 
-    def make(line, needs=b""):
-        made.append(Child(["sh", "-c", line], tmp_path, tmp_path / "log", needs))
+    def make(line, needs=b"", farewell=b""):
+        made.append(Child(["sh", "-c", line], tmp_path, tmp_path / "log", needs, farewell))
         return made[-1]
 
     yield make
@@ -64,6 +64,20 @@ def test_what_it_needs_may_die_before_anybody_has_looked(child, tmp_path):
     one.start()
     time.sleep(2.0)
     assert not one.alive
+
+
+def test_who_took_its_leave_is_not_alive(child):
+    """Though its process goes on; what an earlier one said is not heard again."""
+    one = child(
+        "echo hello; sleep 0.5; printf 'WARNING: Giving '; sleep 0.5; echo up; exec sleep 4321",
+        farewell=b"Giving up",
+    )
+    one.start()
+    assert one.alive
+    wait_until(lambda: not one.alive)
+    assert one.last_words() == "WARNING: Giving up"
+    one.start()
+    assert one.alive
 
 
 def _parent(folder):

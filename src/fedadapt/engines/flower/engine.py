@@ -293,7 +293,8 @@ class FlowerEngine:
         piece = Piece(backbone=self._mandate.terms.backbone, offset=offset, total=total)
         data = self._mandate.backbone(offset, min(PIECE_BYTES, total - offset))
         self._send(
-            Message(pack(piece.model_dump_json(), data), node, CHUNK), _Sent(CHUNK, node, self._patience(1, len(data)))
+            Message(pack(piece.model_dump_json(), data), node, CHUNK),
+            _Sent(CHUNK, node, self._patience(1, len(data))),
         )
 
     def _hear_piece(self, message: Message, sent: _Sent) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedadapt.engines.flower.pipe import is_attended
-from fedadapt.engines.flower.processes import EXECUTOR, Child, free_port, program
+from fedadapt.engines.flower.processes import EXECUTOR, GIVEN_UP, Child, free_port, program
 from fedadapt.errors import ConfigError, EngineError
 from fedadapt.runs.lock import acquire
 
@@ -100,7 +100,7 @@ def keep_joined(
     at_work = _Kept("worker", Child(command, home, home / WORKER_LOG), say)
     node = _Kept(
         "Flower's SuperNode",
-        Child(node_command(way, home / SOCKET), home, home / "supernode.log", EXECUTOR),
+        Child(node_command(way, home / SOCKET), home, home / "supernode.log", EXECUTOR, GIVEN_UP),
         say,
     )
     lock = acquire(home)

@@ -23,6 +23,10 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 EXECUTOR = b"flower-superexec"
 """What starts the apps, beside a SuperLink and beside a SuperNode; neither notices when it dies."""
 
+GIVEN_UP = b"Giving up reconnection"
+"""What a SuperNode says when its connection was cut in the middle of a handshake. Its work ends then, but a thread
+of it goes on, and so does the process."""
+
 HOME, FAILURE = "flower", "failure"
 """Flower's folder in a run's directory, and the file in it by which a server app says that it is no use to start
 it again, and why."""
@@ -123,22 +127,44 @@ class Child:
         home: Flower's folder.
         log: where its output goes.
         needs: a program that it starts once and does not miss, without which it is of no use.
+        farewell: what it says last, although it may live on.
     """
 
     LOOK_S = 2.0
 
-    def __init__(self, command: list[str], home: Path, log: Path, needs: bytes = b"") -> None:
+    def __init__(
+        self, command: list[str], home: Path, log: Path, needs: bytes = b"", farewell: bytes = b""
+    ) -> None:
         self._command = command
         self._home = home
         self._log = log
         self._needs = needs
+        self._farewell, self._heard_from = farewell, 0
         self._looked, self._seen, self._lost = 0.0, False, False
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def alive(self) -> bool:
-        """Whether it runs, and what it needs runs too."""
-        return self._process is not None and self._process.poll() is None and not self._lacks()
+        """Whether it runs, has not taken its leave, and what it needs runs too."""
+        runs = self._process is not None and self._process.poll() is None
+        return runs and not self._lacks() and not self._left()
+
+    def _left(self) -> bool:
+        """Whether it has said its last, in what is new in its log since it was started."""
+        if not self._farewell:
+            return False
+        try:
+            with self._log.open("rb") as log:
+                log.seek(self._heard_from)
+                new = log.read()
+        except OSError:
+            return False
+        # The farewell may be half written; lines are heard once they are whole.
+        said, whole, _ = new.rpartition(b"\n")
+        if self._farewell in said:
+            return True
+        self._heard_from += len(said + whole)
+        return False
 
     def _lacks(self) -> bool:
         """Whether what it needs was there and is gone; looked up now and then."""
@@ -159,6 +185,7 @@ class Child:
         self.stop()
         self._looked, self._seen, self._lost = 0.0, False, False
         with self._log.open("ab") as log:
+            self._heard_from = log.tell()
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
