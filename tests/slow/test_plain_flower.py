@@ -11,6 +11,7 @@ from tiny import TOML, outcome, tiny
 from fedadapt.engines.flower.processes import Child, flwr, free_port, program, wait_for
 from fedadapt.experiment import run
 from fedadapt.experiment.federated import rounds_done
+from fedadapt.runs.records import FRAMING, Direction
 
 RECIPE = TOML.replace("num_clients = 4", "num_clients = 2").replace("rounds = 3", "rounds = 2")
 
@@ -61,5 +62,8 @@ def test_plain_flower_plays_a_run(tmp_path):
     simulated = outcome(run(tiny("data.num_clients=2", "rounds=2", "engine.chunk=1"), tmp_path / "simulated"))
     real = outcome(federation.run)
     assert real["state"] == simulated["state"]
-    assert real["ledger"] == simulated["ledger"]
+    # On a busy machine a site may be asked again and answer twice: those bytes are in the ledger as well.
+    twice = [entry for entry in real["ledger"] if entry not in simulated["ledger"]]
+    assert all((entry.direction, entry.group) == (Direction.UPLOAD, FRAMING) for entry in twice)
+    assert [entry for entry in real["ledger"] if entry not in twice] == simulated["ledger"]
     assert real["clients"] == simulated["clients"]
