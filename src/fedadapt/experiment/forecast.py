@@ -27,8 +27,10 @@ def forecast(experiment: Experiment) -> dict[str, Any]:
     Returns:
         ``groups``: for each group what happens to it, its tensors and values, and the bytes of it in one
         upload; ``message_bytes``: of one download to a client that was there in the round before and one upload,
-        framing included, in the last round; ``round_bytes``: of all clients of a round, each way; ``first_bytes``: of the exchange
-        before the first round, each way, 0 if there is none; ``run_bytes``: of the whole run, both ways; ``full_model_bytes``: of the plain network as fp32, and ``share``: what one download is of it;
+        framing included, in the last round; ``round_bytes``: of all clients of that round, each way;
+        ``first_bytes``: of the exchange before the first round, each way, 0 if there is none; ``run_bytes``: of the
+        whole run, both ways; ``full_model_bytes``: of the plain network as fp32, and ``share``: what one download
+        is of it;
         ``backbone``: its name, digest, bytes, and what a party fetches once; ``clients_seen``: how many will be
         asked at least once; ``ratio``: how many times the bytes full fine-tuning in fp32 would move in the same
         rounds, in a round, in the run, and in the run with the backbone for every client seen. What depends on
