@@ -53,7 +53,8 @@ def cell_of(*settings):
 def test_each_cell_is_run_once_and_failures_are_results(tmp_path):
     """What diverges has its reason beside what works; what has a result is left alone, what is added is run."""
     path = write_study(tmp_path, MIXED)
-    file, plan, found = conduct(load_study(path), tmp_path / "runs", jobs=1)
+    given = ["train.momentum=0.9"]
+    file, plan, found = conduct(load_study(path, given), tmp_path / "runs", jobs=1)
     works, wild = (found[plan.cells[number].digest] for number in (1, 2))
     assert (works.status, wild.status) == (Status.DONE, Status.FAILED)
     assert "no client could do its work in the first round: 4 " in wild.reason
@@ -62,6 +63,7 @@ def test_each_cell_is_run_once_and_failures_are_results(tmp_path):
     with Results.read(file) as results:
         kept, standing = results.cells(), results.places()
         assert results.study["axes"]["trainable"].keys() == {"parallel", "wild"}
+        assert results.study["given"] == given
     assert kept == found
     assert [place.labels["trainable"] for place in standing] == ["parallel", "wild"]
     assert works.record.num_bytes(Direction.UPLOAD) == sum(
@@ -69,7 +71,12 @@ def test_each_cell_is_run_once_and_failures_are_results(tmp_path):
     )
     path.write_text(path.read_text().replace("seeds = [0]", "seeds = [0, 1]").replace("wild =", "mild ="))
     noted = Noting()
-    conduct(load_study(path), tmp_path / "runs", wanted=places(load_study(path))[:3], spectator=noted)
+    conduct(
+        load_study(path, given),
+        tmp_path / "runs",
+        wanted=places(load_study(path, given))[:3],
+        spectator=noted,
+    )
     assert noted.cells == ["trainable=parallel seed=1"]
 
 

@@ -82,6 +82,19 @@ def test_the_ledger_has_every_byte(sound):
     assert len(played.ledger) == 2 * len(COHORT) * 4
 
 
+def test_a_download_counts_as_often_as_it_went_out(sound):
+    """Twice for a site that was asked again, not at all for one that was never there."""
+    flow, requests = ask()
+    never = Reply(1, COHORT[1], failure="no reply", outcome=Outcome.ABSENT, downloads=0)
+    played = finish(flow, [replace(sound[0], downloads=2), never, *sound[2:]])
+    times = {sound[0].client: 2, COHORT[1]: 0}
+    for request in requests:
+        entries = [
+            e for e in played.ledger if (e.client, e.direction) == (request.client, Direction.DOWNLOAD)
+        ]
+        assert sum(e.num_bytes for e in entries) == times.get(request.client, 1) * len(request.frame)
+
+
 def test_replies_in_any_order_give_the_same_round(sound):
     """State, records and ledger do not depend on who was fastest."""
     expected = finish(ask()[0], sound)

@@ -63,7 +63,8 @@ def made(tmp_path):
             standing.append(PlaceResult("search", 0, {"trainable": "full", "train.lr": rate}, f"s{rate}"))
             # The other set's rates wait for their turn.
             standing.append(PlaceResult("search", 0, {"trainable": "small", "train.lr": rate}, f"t{rate}"))
-        results.describe(document(search=search), standing)
+        given = ["data.source.path=data/my images.npz"]
+        results.describe(document(search=search) | {"given": given}, standing)
     return tmp_path / "made" / "results.sqlite"
 
 
@@ -109,6 +110,15 @@ def test_the_page_says_what_the_cells_say(made, tmp_path):
     assert "| full | 30.00 | 40.00 | 0.3 → |" in page
     assert "| small | – | – |" not in page
     assert "Run on a chip, torch 2." in page
+
+
+def test_the_page_says_how_to_run_a_cell_again(made, tmp_path):
+    """With what was set beside the study file, and the folder that the page lies in."""
+    page = write_results(made, tmp_path / "made-elsewhere").read_text(encoding="utf-8")
+    check = "--cell 1 --check docs/results/made-elsewhere/results.sqlite"
+    assert f"fedadapt study studies/made.toml --set 'data.source.path=data/my images.npz' {check}\n" in page
+    assert "3 seeds, with `data.source.path=data/my images.npz`. Run on" in page
+    assert str(tmp_path) not in page
 
 
 def test_every_figure_has_both_themes_and_its_numbers(made, tmp_path):

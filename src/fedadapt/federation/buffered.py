@@ -18,7 +18,7 @@ from fedadapt.federation.drift import measure_drift
 from fedadapt.federation.frame import Kind, unpack
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.population import Population
-from fedadapt.federation.round import Played, accept, enough, first_answers
+from fedadapt.federation.round import Played, accept, downloaded, enough, first_answers
 from fedadapt.params import Params, Streams
 from fedadapt.runs.records import ClientRecord, Direction, LedgerEntry, Outcome
 
@@ -106,9 +106,8 @@ def play_buffered(
             now = job.arrives
             arrived.append(job)
         came = yield [Request(round, client, frame) for client in starting]
-        ledger += [LedgerEntry(round, c, Direction.DOWNLOAD, g, n) for c in starting for g, n in sent.items()]
         replies, strays = first_answers(came, round, starting)
-        ledger += strays
+        ledger += downloaded(round, dict.fromkeys(starting, sent), replies) + strays
         working = [replace(job, reply=replies.get(job.client, job.reply)) for job in working]
         heapq.heapify(working)
         for job in arrived:

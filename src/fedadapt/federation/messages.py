@@ -46,6 +46,8 @@ class Reply:
         frame: an upload; empty if the client's work failed.
         failure: one line, if there is none.
         outcome: what the failure counts as. A server never takes it from a client.
+        downloads: how often the request went out; more than once to a site that was silent, never to one that was
+            not there. The engine says so, no client.
     """
 
     round: int
@@ -53,6 +55,7 @@ class Reply:
     frame: bytes = b""
     failure: str = ""
     outcome: Outcome = Outcome.FAILED
+    downloads: int = 1
 
 
 @dataclass(frozen=True)

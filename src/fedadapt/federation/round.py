@@ -59,13 +59,8 @@ def play(
     frames, track = _downloads(algorithm, wire, state, round, cohort)
     sent = {id(frame): wire.tally(unpack(frame, max_bytes=len(frame))) for frame in frames.values()}
     replies = yield [Request(round, client, frames[client]) for client in cohort]
-    ledger = [
-        LedgerEntry(round, client, Direction.DOWNLOAD, group, count)
-        for client in cohort
-        for group, count in sent[id(frames[client])].items()
-    ]
     answers, strays = first_answers(replies, round, cohort)
-    ledger += strays
+    ledger = downloaded(round, {client: sent[id(frames[client])] for client in cohort}, answers) + strays
     updates, records = list[Update](), list[ClientRecord]()
     for client in sorted(cohort):
         update, record, received = accept(answers.get(client), algorithm, wire, round, client)
@@ -110,6 +105,18 @@ def first_answers(
         else:
             strays.append(LedgerEntry(round, reply.client, Direction.UPLOAD, FRAMING, len(reply.frame)))
     return answers, strays
+
+
+def downloaded(
+    round: int, tallies: Mapping[int, Mapping[str, int]], answers: Mapping[int, Reply]
+) -> list[LedgerEntry]:
+    """The bytes of each client's download by group, as often as it went out; once if the engine does not say."""
+    return [
+        LedgerEntry(round, client, Direction.DOWNLOAD, group, count)
+        for client, tally in tallies.items()
+        for _ in range(answers[client].downloads if client in answers else 1)
+        for group, count in tally.items()
+    ]
 
 
 def enough(

@@ -12,7 +12,7 @@ from fedadapt.algorithms import Algorithm
 from fedadapt.errors import FrameError
 from fedadapt.federation.frame import Frame, Kind
 from fedadapt.federation.messages import EVERYONE, Reply, Request
-from fedadapt.federation.round import Played, first_answers
+from fedadapt.federation.round import Played, downloaded, first_answers
 from fedadapt.federation.versions import Track, Version
 from fedadapt.federation.warm_start import CODEC, KEY, ROUND, WarmStart
 from fedadapt.params import Group, Params, is_finite
@@ -42,7 +42,7 @@ def play_warm_start(
     frame = Frame(Kind.DOWNLOAD, ROUND, EVERYONE, wire.identity, (), ()).pack()
     replies = yield [Request(ROUND, client, frame) for client in cohort]
     answers, strays = first_answers(replies, ROUND, cohort)
-    ledger = [LedgerEntry(ROUND, c, Direction.DOWNLOAD, FRAMING, len(frame)) for c in cohort] + strays
+    ledger = downloaded(ROUND, {c: {FRAMING: len(frame)} for c in cohort}, answers) + strays
     found, records = list[ClassMoments](), []
     for client in sorted(cohort):
         moments, record, received = _accept(warm, answers.get(client), client)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -36,17 +37,17 @@ def write_results(file: Path, folder: Path) -> Path:
     if file.resolve() != (folder / RESULTS).resolve():
         with Results.read(file) as results:
             results.copy(folder / RESULTS)
-    return write_atomically(folder / PAGE, "\n".join(_page(study, drawn)) + "\n")
+    return write_atomically(folder / PAGE, "\n".join(_page(study, drawn, folder)) + "\n")
 
 
-def _page(study: StudyResults, drawn: Sequence[Plate]) -> Iterator[str]:
+def _page(study: StudyResults, drawn: Sequence[Plate], folder: Path) -> Iterator[str]:
     name = study.document["name"]
     done = sum(place.digest in study.summaries for place in study.grid)
     yield f"# {study.title}"
     yield ""
     yield (
         f"{done} of {len(study.grid)} cells of `{name}.toml` that are in the grid so far, "
-        f"{len(study.document['seeds'])} seeds. {_origin(study)} "
+        f"{len(study.document['seeds'])} seeds{_with(study)}. {_origin(study)} "
         f"Written by `fedadapt results`; every cell is in [{CELLS}]({CELLS}), and whole in [{RESULTS}]({RESULTS})."
     )
     yield ""
@@ -67,14 +68,29 @@ def _page(study: StudyResults, drawn: Sequence[Plate]) -> Iterator[str]:
         yield from _targets(study)
     yield from _search(study)
     yield from _failures(study)
+    yield from _again(study, folder)
+
+
+def _again(study: StudyResults, folder: Path) -> Iterator[str]:
+    """The commands; whoever reads them has the folder where it is published."""
+    place = f"docs/results/{folder.resolve().name}"
+    given = [word for setting in study.document.get("given", []) for word in ("--set", setting)]
+    study_file = f"studies/{study.document['name']}.toml"
+    check = ["--cell", "1", "--check", f"{place}/{RESULTS}"]
     yield "## Run a cell again"
     yield ""
     yield "```"
-    yield f"fedadapt study studies/{name}.toml --cell 1 --check docs/results/{name}/{RESULTS}"
-    yield f"fedadapt results docs/results/{name}/{RESULTS} docs/results/{name}"
+    yield shlex.join(["fedadapt", "study", study_file, *given, *check])
+    yield f"fedadapt results {place}/{RESULTS} {place}"
     yield "```"
     yield ""
     yield "The first runs cell 1 with the rates found here and compares; the second writes this folder again."
+
+
+def _with(study: StudyResults) -> str:
+    """What was set beside the study file."""
+    given = study.document.get("given")
+    return f", with {', '.join(f'`{setting}`' for setting in given)}" if given else ""
 
 
 def _origin(study: StudyResults) -> str:

@@ -13,6 +13,7 @@ from fedadapt.engines.flower.mandate import Mandate, Patience
 from fedadapt.errors import ClientError, EngineError
 from fedadapt.federation.handshake import Fit, Terms
 from fedadapt.federation.messages import Reply, Request
+from fedadapt.runs.records import Outcome
 
 TERMS = Terms(
     run="ab" * 8,
@@ -162,8 +163,9 @@ def requests(round=1, clients=(0, 1, 2), frame=b"down"):
 
 
 def answered(replies):
-    """Round, client and frame of each reply, sorted."""
-    return sorted((reply.round, reply.client, reply.frame) for reply in replies)
+    """Round, client and frame of each reply that came, sorted."""
+    came = [reply for reply in replies if reply.outcome is not Outcome.ABSENT]
+    return sorted((reply.round, reply.client, reply.frame) for reply in came)
 
 
 def test_all_sites_answer(grid):
@@ -197,7 +199,7 @@ def test_a_round_stays_open_without_a_quorum(grid):
     grid.add(10, ScriptedSite(0))
     grid.add(11, ScriptedSite(1), delay=500.0)
     replies = engine.exchange(requests(clients=(0, 1, 2)))
-    assert {reply.client for reply in replies} == {0, 1}
+    assert answered(replies) == [(1, 0, b"0"), (1, 1, b"1")]
     assert grid.now >= 500
 
 
@@ -229,6 +231,19 @@ def test_a_silent_site_is_asked_again(grid):
     grid.at(30, lambda: grid.delay.update({10: 0.0}))
     assert answered(engine.exchange(requests(clients=(0,)))) == [(1, 0, b"0")]
     assert site.asked == [(1, 0), (1, 0)]
+
+
+def test_the_engine_says_how_often_a_request_went_out(grid):
+    """Once, twice to a site that was silent for long, never to one that was not there: the ledger counts it so."""
+    engine, _ = engine_on(grid, quorum=2, deadline=70)
+    grid.add(10, ScriptedSite(0))
+    grid.add(11, ScriptedSite(1), delay=45.0)
+    first = {reply.client: reply for reply in engine.exchange(requests())}
+    assert {client: reply.downloads for client, reply in first.items()} == {0: 1, 1: 2, 2: 0}
+    assert first[2].failure == "no reply"
+    grid.delay[11] = 0.0
+    second = [reply for reply in engine.exchange(requests(round=2)) if reply.round == 2]
+    assert {reply.client: reply.downloads for reply in second} == {0: 1, 1: 1, 2: 0}
 
 
 def test_much_on_a_slow_line_is_not_taken_for_lost(grid):

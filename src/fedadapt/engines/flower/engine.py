@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -26,6 +27,7 @@ from fedadapt.engines.flower.mandate import Mandate
 from fedadapt.errors import EngineError, FrameError, one_line
 from fedadapt.federation.handshake import Fit, misfit, parse
 from fedadapt.federation.messages import Reply, Request
+from fedadapt.runs.records import Outcome
 
 PIECE_BYTES = 4 * 2**20
 """Bytes of the backbone in one message."""
@@ -97,9 +99,12 @@ class FlowerEngine:
         self._sleep = sleep
         self._sites = _Sites()
         self._out: dict[str, _Sent] = {}
+        self._downloads: Counter[int] = Counter()
 
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
         """Brings each request to its site; returns when all have answered, or at quorum and deadline.
+
+        Of those who have not there is a reply too: it says how often they were asked.
 
         Raises:
             EngineError: Flower does not answer.
@@ -108,6 +113,7 @@ class FlowerEngine:
         round_ = requests[0].round
         waiting, replies = set(asked), list[Reply]()
         usable, quorum_since = 0, None
+        self._downloads.clear()
         self._out = {k: s for k, s in self._out.items() if s.kind != ROUND or s.round > round_ - LATE_ROUNDS}
         while waiting:
             try:
@@ -128,7 +134,8 @@ class FlowerEngine:
                 break
             if waiting:
                 self._sleep(self._mandate.patience.poll_s)
-        return replies
+        replies += [Reply(round_, client, failure="no reply", outcome=Outcome.ABSENT) for client in waiting]
+        return [replace(reply, downloads=self._downloads[reply.client]) for reply in replies]
 
     def _overdue(self, since: float | None) -> bool:
         limit = self._mandate.patience.deadline_s
@@ -211,6 +218,8 @@ class FlowerEngine:
             self._forget(sent.node)
             return
         self._out[key] = sent
+        if sent.kind == ROUND:
+            self._downloads[sent.client] += 1
 
     def _collect(self) -> list[Reply]:
         """Takes in what has arrived; gives the answers to requests, of this round and of earlier ones."""

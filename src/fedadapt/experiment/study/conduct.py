@@ -261,4 +261,4 @@ def _describe(study: Study, results: Results, known: Mapping[str, CellResult]) -
         PlaceResult(str(cell.stage), cell.number, dict(cell.labels), cell.digest)
         for cell in (*plan.searches, *plan.cells.values())
     ]
-    results.describe(study.config.model_dump(mode="json"), standing)
+    results.describe(study.config.model_dump(mode="json") | {"given": list(study.given)}, standing)

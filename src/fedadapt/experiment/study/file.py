@@ -81,11 +81,13 @@ class Study:
         path: the file.
         config: what it says.
         recipe: the recipe's document with the study's settings on top.
+        given: settings on top of those, as they were given, each ``key=value``.
     """
 
     path: Path
     config: StudyConfig
     recipe: Settings
+    given: tuple[str, ...] = ()
 
     def configure(self, labels: Mapping[str, str], *more: Settings) -> RunConfig:
         """The run with the settings of `labels`, a value by axis, and `more` on top; its name means nothing yet.
@@ -132,7 +134,7 @@ def load_study(path: Path, settings: Sequence[str] = ()) -> Study:
         raise ConfigError(f"study {path}, settings: {error}") from None
     for setting in settings:
         apply_setting(recipe, setting, RunConfig)
-    return Study(path, config, recipe)
+    return Study(path, config, recipe, tuple(settings))
 
 
 def _keys(location: tuple[int | str, ...]) -> Iterable[str]:
