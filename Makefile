@@ -7,7 +7,7 @@ ADAPTERS := $(RUNS)/quickstart-adapters
 FULL := $(RUNS)/quickstart-full
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check fix bench bench-peers bench-check clean
+.PHONY: help setup demo test test-slow check fix docs bench bench-peers bench-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,11 @@ check: setup ## look at format, lint, types and import rules; change nothing
 fix: setup ## format, and repair what the linter can repair
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format --quiet .
+
+docs: setup ## write again what is generated in docs/: the table of adapters and the pages of results
+	$(BIN)/python docs/adapters_table.py > docs/reference/adapters.md.new
+	mv docs/reference/adapters.md.new docs/reference/adapters.md
+	for file in docs/results/*/results.sqlite; do $(BIN)/fedadapt results $$file $$(dirname $$file) || exit 1; done
 
 bench: setup ## measure the cohort's speed on this machine
 	$(BIN)/python benchmarks/cohort.py --out benchmarks/results

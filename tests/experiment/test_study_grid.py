@@ -117,6 +117,18 @@ def test_the_search_decides_before_the_grid(study):
     }
 
 
+def test_a_search_runs_where_it_is_told(study):
+    """On IID clients unless ``at`` names others; a set that the grid has not there is searched where it is."""
+    apart = 'exclude = [{ trainable = "head", distribution = "skewed" }]\n' + STUDY + SEARCH
+    for text, where in (
+        (apart, ["iid", "iid"]),
+        (apart + 'at = { distribution = "skewed" }', ["dirichlet", "iid"]),
+    ):
+        made = study(text)
+        searches = make_plan(made, places(made), {}).searches
+        assert [cell.config.data.partition.name for cell in searches[::2]] == where
+
+
 def test_a_failed_value_loses_and_a_broken_one_is_waited_for(study):
     """A value with which training diverged is not picked; one that the machine spoilt leaves the choice open."""
     made = study(STUDY + SEARCH)
