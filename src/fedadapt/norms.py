@@ -70,13 +70,14 @@ def averaged() -> NormPolicy:
 
 @register("norm policy", "pooled")
 def pooled() -> NormPolicy:
-    """Statistics move and are pooled exactly: the server's are those of all clients' samples together.
+    """Statistics move and are pooled exactly: the server's are those that all clients' samples together would give.
 
     ``mean = sum_k p_k mean_k`` and ``var = sum_k p_k (var_k + (mean_k - mean)^2)``, p_k the clients' shares of
     the samples (law of total variance). What is held, sent and averaged in place of the variance is the second
     moment about the pretrained mean m, ``square_k = var_k + (mean_k - m)^2``: m is the same for all, so the mean
     of the squares is the square of the whole, and ``var = square - (mean - m)^2``. The same law joins the
-    batches of one client. Any algorithm that averages is exact; as many bytes travel as under `averaged`.
+    batches of one client. Any algorithm that averages is exact; as many bytes travel as under `averaged`. As in any
+    batch norm, running moments move by `momentum` a batch: what was there before fades, and is not gone at once.
 
     Differs: torch's running variance is a mean of batch variances with Bessel's correction; this one has no
         correction and includes the variance between batches.

@@ -145,6 +145,20 @@ def test_bf16_computes_in_bf16_and_answers_in_fp32():
     torch.testing.assert_close(logits, full(params, images), rtol=0.1, atol=0.05)
 
 
+def test_tied_weights_stay_tied_where_they_are_moved():
+    """Under full fine-tuning two layers that share a weight train it together, also in another place or type."""
+    backbone = tiny_backbone()
+    blocks = backbone.module.layer1[0]
+    blocks.conv2.weight = blocks.conv1.weight
+    adapter, policy = create("adapter", "full"), create("norm policy", "frozen")
+    model = attach(backbone, adapter, policy, torch.Generator().manual_seed(0))
+    params, images = expand(jiggle(model.start), 1), random_images(2)
+    before = model(params, images)
+    for _ in range(2):
+        model.to("cpu", torch.float32)
+        torch.testing.assert_close(model(params, images), before)
+
+
 def test_clients_do_not_see_each_others_tensors():
     """Each client's logits are those of its own tensors, in its place on the client axis."""
     model = tiny_model()

@@ -125,8 +125,13 @@ def test_what_does_not_fit_is_refused(tmp_path):
         (lambda: bank.remove("zoe"), "no adapter 'zoe'"),
         (lambda: bank.predict(random_images(1), ["zoe"]), "no adapter 'zoe'"),
         (lambda: bank.predict(random_images(2), ["ann"]), "2 images need as many adapter names, got 1"),
-        (lambda: bank.add("x", tiny_model("diagonal").start), "does not fit: 'conv1.adapter.weight' is"),
+        (
+            lambda: bank.add("x", tiny_model("diagonal").start),
+            "'x' does not fit adapter .* tensor 'conv1.adapter.weight' is",
+        ),
         (lambda: bank.mix({"zoe": 1.0}), "no adapter 'zoe'"),
+        (lambda: bank.add("x", {n: t / 0 for n, t in bank["bob"].items()}), "'x' holds infinite or NaN"),
+        (lambda: bank.predict(random_images(1)[:0], []), "no images"),
     ):
         with pytest.raises(AttachError, match=said):
             act()

@@ -10,7 +10,7 @@ from contracts.cases import jiggle, random_images, tiny_backbone, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedadapt.adapters import attach, merge
+from fedadapt.adapters import attach, merge, unmerge
 from fedadapt.adapters.hosts import into_centre
 from fedadapt.errors import AttachError
 from fedadapt.params import weighted_mean
@@ -77,12 +77,21 @@ def test_an_adapter_without_a_kernel_is_refused():
 
 
 def test_values_that_are_no_numbers_are_refused():
-    """NaN never counts as equal."""
+    """NaN is named, and tensors of another model are."""
     model = tiny_model()
     params = jiggle(model.start)
     params["conv1.adapter.weight"][0, 0] = float("nan")
-    with pytest.raises(AttachError, match="differs"):
+    with pytest.raises(AttachError, match=r"infinite or NaN values, in 'conv1.adapter.weight'"):
         merge(model, params)
+
+
+def test_what_is_no_part_of_the_model_is_refused():
+    """Tensors of another adapter, and a network that is not the backbone."""
+    model = tiny_model()
+    with pytest.raises(AttachError, match="does not fit adapter 'parallel' here: tensor"):
+        merge(model, tiny_model("norm_head").start)
+    with pytest.raises(AttachError, match="is not backbone 'tiny'"):
+        unmerge(torch.nn.Linear(2, 2), model)
 
 
 @settings(max_examples=8)

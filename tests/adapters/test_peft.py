@@ -45,6 +45,22 @@ def test_peft_computes_what_we_do(adapter, tmp_path):
     assert float((ours - model.backbone.module(images)).abs().max()) > 0.1
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_peft_computes_what_we_do_in_a_transformer(name, tmp_path):
+    """Whose last norm has a name that modules without tensors end in as well."""
+    peft = pytest.importorskip("peft", reason="needs PEFT")
+    options = {"model": name, "pretrained": False, "image_size": 32 if name.startswith("vit") else 224}
+    model = model_of("lora", create("backbone", "timm", options)(3, torch.Generator().manual_seed(0)))
+    params = jiggle(model.start, scale=0.02)
+    save_peft(model, params, tmp_path)
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(model.backbone.module), tmp_path).eval()
+    images = random_images(1, side=options["image_size"])
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(images), model(expand(params, 1), images), rtol=1e-3, atol=1e-3)
+    again = load_peft(model, tmp_path)
+    assert all(torch.equal(again[tensor], value) for tensor, value in params.items())
+
+
 @pytest.mark.parametrize("adapter", ["lora", "low_rank", "seeded"])
 def test_what_was_written_comes_back(adapter, tmp_path):
     """Names and bits, norms and head among them; no half-written file stays."""

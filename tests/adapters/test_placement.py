@@ -75,6 +75,15 @@ def test_linear_layers_are_sites_of_their_own():
         ("parallel", {"sites": {"stages": [4]}}, r"no stage 4.*3 sizes; use stages 1 to 3"),
         ("low_rank", {"rank": 9}, r"rank=9 is larger than the channels of every site \(at most 8"),
         ("seeded", {"rank": 100}, r"rank=100 is larger"),
+        (
+            "low_rank",
+            {"rank": 2, "sites": {"sizes": {"layer3.*": 500}}},
+            r"sizes\['layer3.\*'\]=500 is larger",
+        ),
+        ("grouped", {"groups": 4, "sites": {"sizes": {"layer3.*": 7}}}, r"sizes\['layer3.\*'\]=7 divides"),
+        ("parallel", {"sites": {"include": ["conv1"], "exclude": ["c*1"]}}, "leaves none of the 7 sites"),
+        ("parallel", {"sites": {"sizes": {"*": 0}}}, "leaves none of the 7 sites"),
+        ("bias", {"sites": {"include": ["zzz"]}}, "no site for adapter 'bias'"),
         ("grouped", {"groups": 5}, r"groups=5 divides the channels of no site \(.*4 and 4"),
     ],
 )
@@ -146,6 +155,56 @@ def test_a_network_that_cannot_run_is_refused():
     ) as caught:
         sites_of(backbone=plain(conv(3), image=(1, 8, 8)))
     assert "\n" not in str(caught.value)
+
+
+class Answering(nn.Module):
+    """A network that gives its logits in another way."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.head, self.answer = nn.utils.skip_init(nn.Linear, 3, 2), answer
+
+    def forward(self, x):
+        return self.answer(self.head(x.mean((2, 3))))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda logits: {"logits": logits}, "gives a dict, not a tensor of logits"),
+        (lambda logits: (logits, None), "gives a tuple, not a tensor"),
+        (lambda logits: logits / 0, "gives infinite or NaN outputs"),
+    ],
+)
+def test_a_network_that_gives_no_logits_is_refused(answer, said):
+    """The line says what it gives."""
+    backbone = finish("mine", Answering(answer), "head", 2, torch.Generator(), None, (3, 8, 8))
+    with pytest.raises(AttachError, match=said):
+        sites_of("head", backbone)
+
+
+def test_a_layer_that_is_called_by_keyword_is_no_site():
+    """The network runs; what other layers do is changed, that one is left alone."""
+
+    class Named(nn.Conv2d):
+        """Calls itself by keyword."""
+
+    class Net(nn.Module):
+        """Two convolutions, one of which is called by keyword."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = conv(3), conv(4), nn.utils.skip_init(nn.Linear, 4, 2)
+
+        def forward(self, x):
+            return self.head(self.b(input=self.a(x)).mean((2, 3)))
+
+    net = Net()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(0))
+    backbone = finish("mine", net, "head", 2, torch.Generator(), None, (3, 8, 8))
+    assert sites_of("parallel", backbone) == ["a"]
 
 
 def test_a_network_that_mixes_images_is_refused():

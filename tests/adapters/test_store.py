@@ -65,9 +65,41 @@ def test_another_backbone_is_refused(file):
 
 
 def test_another_adapter_is_refused(file):
-    """A model that trains other tensors names the first that does not fit."""
-    with pytest.raises(AttachError, match="does not fit adapter 'norm_head' here: tensor"):
+    """One of another name, one that weighs its branches otherwise though its tensors fit, and one on other sites."""
+    with pytest.raises(AttachError, match="is of adapter 'parallel' .* here it is 'norm_head'"):
         load_adapter(tiny_model("norm_head", "averaged"), file)
+    with pytest.raises(AttachError, match=r"with scaling 1.0, here it is 'parallel' with 3.0"):
+        load_adapter(tiny_model("parallel", "averaged", sites={"scaling": 3.0}), file)
+    with pytest.raises(AttachError, match="does not fit adapter 'parallel' here: tensor"):
+        load_adapter(tiny_model("parallel", "averaged", sites={"last": 2}), file)
+
+
+def test_a_series_adapter_is_not_taken_for_a_parallel_one(tmp_path):
+    """On the same sites their tensors have the same names and shapes, and they compute something else."""
+    there = {"include": ["layer1.*"]}
+    series, parallel = (tiny_model(name, sites=there) for name in ("series", "parallel"))
+    assert {n: t.shape for n, t in series.start.items()} == {n: t.shape for n, t in parallel.start.items()}
+    save_adapter(series, series.start, tmp_path / "x")
+    with pytest.raises(AttachError, match="is of adapter 'series'"):
+        load_adapter(parallel, tmp_path / "x")
+
+
+def test_values_that_are_no_numbers_are_refused(model, file):
+    """They are not written, and not read."""
+    broken = jiggle(model.start) | {"fc.bias": torch.full_like(model.start["fc.bias"], float("nan"))}
+    with pytest.raises(AttachError, match=r"to be saved holds infinite or NaN values, in 'fc.bias'"):
+        save_adapter(model, broken, file)
+    rewrite(file, tensors={"fc.bias": broken["fc.bias"]})
+    with pytest.raises(AttachError, match=r"here.safetensors holds infinite or NaN values, in 'fc.bias'"):
+        load_adapter(model, file)
+
+
+def test_a_folder_in_the_way_leaves_nothing_behind(model, tmp_path):
+    """The error is the system's own, and no half-written file stays."""
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        save_adapter(model, model.start, str(tmp_path / "taken"))
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 @pytest.mark.parametrize("size", [0, 5, 60, -1])

@@ -180,3 +180,23 @@ def test_what_cannot_be_a_backbone_is_refused_by_name(library, options, said):
     """The line has the reason."""
     with pytest.raises(BackboneError, match=said):
         create("backbone", library, options | {"pretrained": False})(4, torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("name", "wide", "thin"),
+    [("convnext_atto", {7}, {1}), ("mobilenetv3_small_100", {3, 5}, {1}), ("efficientnet_b0", {3, 5}, {1})],
+)
+def test_a_family_has_sites_as_it_is(name, wide, thin):
+    """Full branches sit beside convolutions over neighbours, thin ones beside those that mix channels."""
+    generator = torch.Generator().manual_seed(0)
+    options = {"model": name, "pretrained": False, "image_size": 64}
+    backbone = create("backbone", "timm", options)(5, generator)
+    for adapters, kernels in (
+        (("parallel", "diagonal", "series"), wide),
+        (("low_rank", "seeded", "lora", "grouped"), thin),
+    ):
+        for adapter in adapters:
+            model = attach(backbone, create("adapter", adapter), create("norm policy", "frozen"), generator)
+            assert {site.kernel_size[0] for site in model.sites if site.kind == "conv"} == kernels
+            trained = sum(t.numel() for n, t in model.start.items() if model.groups[n] is Group.ADAPTER)
+            assert 0 < trained < 0.15 * backbone.num_parameters

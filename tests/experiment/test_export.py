@@ -55,7 +55,7 @@ def test_the_adapter_file_holds_the_state(tmp_path):
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
     with pytest.raises(AttachError, match="was trained on backbone 'resnet20'"):
         load_adapter(build(tiny("seed=1")).model, file)
-    with pytest.raises(AttachError, match="does not fit adapter 'head'"):
+    with pytest.raises(AttachError, match="is of adapter 'parallel' .* here it is 'head'"):
         load_adapter(build(tiny("adapter=head")).model, file)
 
 
@@ -156,6 +156,8 @@ def test_an_onnx_graph_computes_the_same(trained, tmp_path):
     told = inspect(tmp_path / "network.onnx")
     assert (told["kind"], told["run"], told["image"]) == ("onnx graph", "tiny", [3, 12, 12])
     assert [file.name for file in tmp_path.iterdir()] == ["network.onnx"]
+    nameless = (tmp_path / "network.onnx").rename(tmp_path / "network")
+    assert inspect(nameless) == told
 
 
 def test_without_its_packages_onnx_is_refused(trained, tmp_path, monkeypatch):

@@ -38,7 +38,8 @@ class Branches:
         fits: whether it can sit at a site.
         check: refuses a choice of sites with an `AttachError`.
         needed: whether a backbone without any site is refused.
-        kernel_sizes: of the convolutions it is made for unless `placement` says others; empty for any.
+        kernel_sizes: of the convolutions it is made for unless `placement` or the family says others; empty for any.
+        thin: whether few channels go through it, so that it belongs beside layers with many.
     """
 
     kinds: tuple[str, ...]
@@ -49,6 +50,7 @@ class Branches:
     check: Callable[[Sequence[Site]], None] = lambda sites: None
     needed: bool = True
     kernel_sizes: tuple[int, ...] = (3,)
+    thin: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedadapt.adapters.adapter import Adapter
 from fedadapt.adapters.dropout import Dropout
+from fedadapt.adapters.families import kernels
 from fedadapt.adapters.heads import HeadPolicy, trained_head
 from fedadapt.adapters.hosts import change_input
 from fedadapt.adapters.placement import choose
@@ -27,7 +28,7 @@ from fedadapt.adapters.sites import Site, find_sites, shared_modules
 from fedadapt.backbones import Backbone
 from fedadapt.errors import AttachError
 from fedadapt.norms import ClientBatchNorm, ClientNorm, NormPolicy, Pass, affine_axis
-from fedadapt.params import Group, Params, expand
+from fedadapt.params import Group, Params, expand, is_finite
 from fedadapt.seeds import Seeds
 
 NORM_TYPES = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -137,15 +138,42 @@ class AdaptedModel:
             digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    def check(self, params: Params, what: str) -> None:
+        """Refuses tensors that are not those of this model.
+
+        Args:
+            params: without client axis.
+            what: they are, for the message.
+
+        Raises:
+            AttachError: names or shapes are not those of `start`, or a value is infinite or NaN.
+        """
+        for name in sorted({*self.start, *params}):
+            ours, theirs = (tuple(p[name].shape) if name in p else None for p in (self.start, params))
+            if ours != theirs:
+                raise AttachError(
+                    f"{what} does not fit adapter {self.adapter.name!r} here: tensor {name!r} is {theirs}, should be {ours}"
+                )
+        if not is_finite(params):
+            odd = next(name for name in params if not is_finite({name: params[name]}))
+            raise AttachError(
+                f"{what} holds infinite or NaN values, in {odd!r}; take one that did not diverge"
+            )
+
     def to(self, device: str | torch.device, dtype: torch.dtype) -> AdaptedModel:
         """Moves the frozen part to a device and a compute type, in place; batch norms stay in fp32.
 
         Trainable tensors are cast as they are used, so gradients and updates stay in fp32.
         """
+        # Layers that share a tensor go on sharing it; the old one is held so that its id is not given away.
+        done: dict[int, tuple[Tensor, Tensor]] = {}
         for module in self.module.modules():
             is_norm = isinstance(module, (_BatchNorm, *CLIENT_NORMS))
             own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
             for name, tensor in own:
+                if id(tensor) in done:
+                    setattr(module, name, done[id(tensor)][1])
+                    continue
                 moved = tensor.to(
                     device, dtype if tensor.is_floating_point() and not is_norm else tensor.dtype
                 )
@@ -154,6 +182,7 @@ class AdaptedModel:
                 # Replaced, not changed: the tensor is shared with the backbone, which stays as it is.
                 if isinstance(tensor, nn.Parameter):
                     moved = nn.Parameter(moved, requires_grad=False)
+                done[id(tensor)] = (tensor, moved)
                 setattr(module, name, moved)
         self.start = {n: t.to(device) for n, t in self.start.items()}
         self.dtype = dtype
@@ -228,15 +257,16 @@ class AdaptedModel:
         branches = self.adapter.branches
         if branches is None:
             return []
+        family = kernels(self.backbone.name, thin=branches.thin) if branches.kernel_sizes else ()
         sites = choose(
             branches.placement,
             found,
             self._seen,
             kinds=branches.kinds,
-            kernel_sizes=branches.kernel_sizes,
+            kernel_sizes=family or branches.kernel_sizes,
             fits=branches.fits,
         )
-        if not sites and branches.needed:
+        if not sites and (branches.needed or branches.placement.picks):
             raise AttachError(self._no_site(found))
         if sites:
             branches.check(sites)
@@ -251,11 +281,11 @@ class AdaptedModel:
 
     def _no_site(self, found: list[Site]) -> str:
         convs = [site for site in found if site.kind == "conv"]
-        kernels = sorted({"x".join(map(str, site.kernel_size)) for site in convs})
+        present = sorted({"x".join(map(str, site.kernel_size)) for site in convs})
         own_padding = sum(type(site.module) is not nn.Conv2d and not site.has_centre for site in convs)
         return (
             f"backbone {self.backbone.name!r} has no site for adapter {self.adapter.name!r}: of its {len(convs)} "
-            f"convolutions (kernels: {', '.join(kernels) or 'none'}; {own_padding} pad by the size of the map) and "
+            f"convolutions (kernels: {', '.join(present) or 'none'}; {own_padding} pad by the size of the map) and "
             f"{len(found) - len(convs)} linear layers none fits; set adapter.sites.kernel_sizes or choose another adapter, "
             "'norm_head' for one without sites"
         )

@@ -68,15 +68,12 @@ class AdapterBank:
         """Takes in an adapter.
 
         Raises:
-            AttachError: the name is taken, or the tensors are not those of the model.
+            AttachError: the name is taken, or the tensors are not those of the model, or not finite.
         """
         if name in self._adapters:
             raise AttachError(f"adapter {name!r} is there already; remove it first, or choose another name")
+        self.model.check(params, f"adapter {name!r}")
         start = self.model.start
-        for tensor in sorted({*start, *params}):
-            ours, theirs = (tuple(p[tensor].shape) if tensor in p else None for p in (start, params))
-            if ours != theirs:
-                raise AttachError(f"adapter {name!r} does not fit: {tensor!r} is {theirs}, should be {ours}")
         own = next(iter(start.values()))
         self._adapters[name] = {n: params[n].detach().to(own.device) for n in start}
         self._stacked = None
@@ -122,6 +119,8 @@ class AdapterBank:
             wanted.setdefault(name, []).append(place)
         for name in wanted:
             self[name]
+        if not wanted:
+            raise AttachError("there are no images to predict; give at least one")
         if len(wanted) == 1:
             return self.predict(images, names[0])
         if self.model.max_clients is not None:

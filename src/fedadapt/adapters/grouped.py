@@ -50,10 +50,12 @@ def grouped(
         return site.groups * math.gcd(sites.size(site, groups), site.in_per_group, site.out_per_group)
 
     def check(chosen: Sequence[Site]) -> None:
-        if not any(blocks(site) == site.groups * sites.size(site, groups) for site in chosen):
-            known = sorted({(site.in_per_group, site.out_per_group) for site in chosen})
+        untaken = sites.untaken(chosen, "groups", groups, lambda site: blocks(site) // site.groups)
+        if untaken:
+            asked, where = untaken
+            known = sorted({(site.in_per_group, site.out_per_group) for site in where})
             raise AttachError(
-                f"adapter.groups={groups} divides the channels of no site (in and out, by group: "
+                f"{asked} divides the channels of no site (in and out, by group: "
                 f"{', '.join(f'{i} and {o}' for i, o in known)}); use a divisor of them"
             )
 
@@ -73,6 +75,12 @@ def grouped(
         "grouped",
         TRAINED,
         Branches(
-            ("conv",), sites, build, into_centre(kernel, sites.scaling), lambda site: site.has_centre, check
+            ("conv",),
+            sites,
+            build,
+            into_centre(kernel, sites.scaling),
+            lambda site: site.has_centre,
+            check,
+            thin=True,
         ),
     )

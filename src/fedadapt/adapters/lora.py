@@ -103,6 +103,7 @@ def lora(*, rank: Rank = 8, init: FirstInit = "normal", sites: Placement = Place
             # A subclass may pad as it likes; the branch could not follow.
             lambda site: type(site.module) in (nn.Conv2d, nn.Linear),
             check,
+            thin=True,
         ),
         linear=False,
     )

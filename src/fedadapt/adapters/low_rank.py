@@ -82,6 +82,7 @@ def low_rank(*, rank: Rank = 8, init: FirstInit = "normal", sites: Placement = P
             into_centre(product, sites.scaling),
             lambda site: site.has_centre,
             check,
+            thin=True,
         ),
         linear=False,
     )
@@ -120,11 +121,13 @@ def clip_rank(sites: Placement, rank: int) -> tuple[Callable[[Site], int], Calla
         return min(sites.size(site, rank), site.in_per_group, site.out_per_group)
 
     def check(chosen: Sequence[Site]) -> None:
-        if all(clipped(site) < sites.size(site, rank) for site in chosen):
-            most = max(min(site.in_per_group, site.out_per_group) for site in chosen)
+        untaken = sites.untaken(chosen, "rank", rank, clipped)
+        if untaken:
+            asked, where = untaken
+            most = max(min(site.in_per_group, site.out_per_group) for site in where)
             raise AttachError(
-                f"adapter.rank={rank} is larger than the channels of every site (at most {most}, by group); "
-                f"use a rank from 1 to {most}"
+                f"{asked} is larger than the channels of every site (at most {most}, by group); use a rank from 1 to "
+                f"{most}, or sites with more channels: adapter.sites.kernel_sizes=[1] are the pointwise convolutions"
             )
 
     return clipped, check

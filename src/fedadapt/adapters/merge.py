@@ -19,6 +19,8 @@ from fedadapt.params import Params
 TOLERANCE = 1e-5
 """Largest relative difference between adapted and merged outputs that counts as equal in fp32."""
 
+INSTEAD = "export the adapter by itself instead"
+
 
 def merge(model: AdaptedModel, params: Params) -> nn.Module:
     """The plain network that computes what `model` computes with `params`.
@@ -31,9 +33,10 @@ def merge(model: AdaptedModel, params: Params) -> nn.Module:
         params: the tensors of one client or of the global model, without client axis.
 
     Raises:
-        AttachError: the adapter is not linear, a layer does not apply its weight as it is, or the merged network
-            computes something else.
+        AttachError: `params` are not those of the model, the adapter is not linear, a layer does not apply its weight
+            as it is, or the merged network computes something else.
     """
+    model.check(params, "what is to be merged")
     plain = copy.deepcopy(model.backbone.module).cpu().float()
     # Made anew in fp32: what branches do not train was rounded if the model computes in another type.
     exact = AdaptedModel(model.backbone, model.adapter, model.policy, model.seed, model.head)
@@ -43,12 +46,13 @@ def merge(model: AdaptedModel, params: Params) -> nn.Module:
     with torch.no_grad():
         tied = tied_parameters(plain)
         for site in model.sites:
-            fold = _mergeable(model, site, tied)
-            branch = branch_of(exact, values, site)
             weight, bias = state[f"{site.name}.weight"], state.get(f"{site.name}.bias")
-            folded, shifted = fold(site, weight, bias, branch)
-            weight.copy_(folded)
-            if bias is not None and shifted is not None:
+            folded, shifted = _folding(model)(site, weight, bias, branch_of(exact, values, site))
+            if folded is not weight:
+                _refuse_unmergeable(model, site, "weight", tied)
+                weight.copy_(folded)
+            if bias is not None and shifted is not None and shifted is not bias:
+                _refuse_unmergeable(model, site, "bias", tied)
                 bias.copy_(shifted)
         for name, tensor in values.items():
             if name in state:
@@ -70,33 +74,46 @@ def unmerge(plain: nn.Module, model: AdaptedModel) -> None:
 
     They are copied, not computed: subtracting what was added would leave rounding behind. Norms, their
     statistics and the head are the backbone's again too.
-    """
-    plain.load_state_dict(model.backbone.module.state_dict())
-
-
-def _mergeable(model: AdaptedModel, site: Site, tied: set[str]) -> Fold:
-    """How a branch is folded.
 
     Raises:
-        AttachError: it cannot be; the message says why.
+        AttachError: `plain` is another network.
     """
-    name = model.adapter.name
-    instead = "export the adapter by itself instead"
+    try:
+        plain.load_state_dict(model.backbone.module.state_dict())
+    except RuntimeError as error:
+        raise AttachError(
+            f"the network is not backbone {model.backbone.name!r} with something merged into it: its tensors differ in name "
+            "or shape"
+        ) from error
+
+
+def _folding(model: AdaptedModel) -> Fold:
+    """How branches are folded.
+
+    Raises:
+        AttachError: they cannot be.
+    """
     fold = None if model.adapter.branches is None else model.adapter.branches.fold
     if fold is None:
         raise AttachError(
-            f"adapter {name!r} is not linear in its input, no weight computes the same; {instead}"
-        )
-    if not site.applies_weight:
-        raise AttachError(
-            f"the {type(site.module).__name__} at {site.name!r} changes its weight before it applies it, so adapter "
-            f"{name!r} cannot be merged into it; {instead}"
-        )
-    if f"{site.name}.weight" in tied:
-        raise AttachError(
-            f"the weight at {site.name!r} is used by other layers too, so adapter {name!r} cannot be merged into it; {instead}"
+            f"adapter {model.adapter.name!r} is not linear in its input, no weight computes the same; {INSTEAD}"
         )
     return fold
+
+
+def _refuse_unmergeable(model: AdaptedModel, site: Site, name: str, tied: set[str]) -> None:
+    """Raises if the weight or bias at a site cannot be changed in its place; the message says why."""
+    adapter = model.adapter.name
+    if name == "weight" and not site.applies_weight:
+        raise AttachError(
+            f"the {type(site.module).__name__} at {site.name!r} changes its weight before it applies it, so adapter "
+            f"{adapter!r} cannot be merged into it; {INSTEAD}"
+        )
+    if f"{site.name}.{name}" in tied:
+        raise AttachError(
+            f"the {name} at {site.name!r} is used by other layers too, so adapter {adapter!r} cannot be merged into it; "
+            f"{INSTEAD}"
+        )
 
 
 def branch_of(model: AdaptedModel, params: Params, site: Site) -> Params:
@@ -115,5 +132,5 @@ def _verify(model: AdaptedModel, params: Params, plain: nn.Module) -> None:
     if not difference <= TOLERANCE:
         raise AttachError(
             f"the merged network differs from the adapted one by {difference:.1e} of its largest output "
-            f"(at most {TOLERANCE:.0e} is allowed); export the adapter by itself instead"
+            f"(at most {TOLERANCE:.0e} is allowed); {INSTEAD}"
         )

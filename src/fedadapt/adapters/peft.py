@@ -209,7 +209,8 @@ def _saved_modules(model: AdaptedModel) -> list[str]:
     saved = sorted(
         {model.backbone.head if model.groups[n] is Group.HEAD else n.rpartition(".")[0] for n in changed}
     )
-    names = {name for name, _ in model.backbone.module.named_modules() if name}
+    # What has no tensors is saved as nothing, whoever takes it for what.
+    names = {name for name, module in model.backbone.module.named_modules() if name and module.state_dict()}
     taken = {name for name in names if any(name.endswith(one) for one in saved)}
     if taken - set(saved):
         other = min(taken - set(saved))

@@ -22,7 +22,7 @@ class Placement:
     Args:
         layers: ``"conv"``, ``"linear"``; empty for all that the adapter is made for.
         kernel_sizes: the convolutions that get a branch, by the size of their square kernel; empty for those
-            the adapter is made for, 3x3 as a rule.
+            the adapter is made for in this family of networks, 3x3 as a rule.
         include: globs over the names of sites; a site has to match one. Empty for all.
         exclude: globs over the names of sites; a site may match none.
         stages: counted from 1 by the size of the map that comes out of a site, largest first; empty for all.
@@ -42,12 +42,44 @@ class Placement:
     stages: tuple[Annotated[int, Field(ge=1)], ...] = ()
     last: Annotated[int, Field(ge=1)] | None = None
     sizes: Mapping[str, Annotated[int, Field(ge=0)]] = field(default_factory=dict)
-    scaling: float = 1.0
+    scaling: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @property
+    def picks(self) -> bool:
+        """Whether it asks for some sites rather than for all."""
+        return bool(self.include or self.exclude or self.stages or self.last or self.sizes)
 
     def size(self, site: Site, default: int) -> int:
         """Rank or groups of the branch at `site`."""
-        return next((size for glob, size in self.sizes.items() if fnmatchcase(site.name, glob)), default)
+        glob = self._glob(site)
+        return default if glob is None else self.sizes[glob]
+
+    def untaken(
+        self, chosen: Sequence[Site], option: str, default: int, taken: Callable[[Site], int]
+    ) -> tuple[str, list[Site]] | None:
+        """A size that no site takes as it is, and the sites that were to.
+
+        Args:
+            chosen: the sites that get a branch.
+            option: of the adapter, its name.
+            default: and its value.
+            taken: the size that a site takes.
+
+        Returns:
+            The option with its value, for a message; None if every size is taken somewhere.
+        """
+        asked = {f"adapter.{option}={default}": list(chosen)} | {
+            f"adapter.sites.sizes[{glob!r}]={size}": [site for site in chosen if self._glob(site) == glob]
+            for glob, size in self.sizes.items()
+        }
+        for text, sites in asked.items():
+            if sites and all(taken(site) != self.size(site, default) for site in sites):
+                return text, sites
+        return None
+
+    def _glob(self, site: Site) -> str | None:
+        return next((glob for glob in self.sizes if fnmatchcase(site.name, glob)), None)
 
 
 def choose(
@@ -70,7 +102,7 @@ def choose(
         fits: whether the adapter can sit at a site.
 
     Raises:
-        AttachError: a glob or stage matches nothing.
+        AttachError: a glob or stage matches nothing, or together they leave nothing.
     """
     kernels = placement.kernel_sizes or kernel_sizes
     wanted = set(placement.layers or kinds) & set(kinds)
@@ -101,6 +133,11 @@ def choose(
         and (not stages or seen[site.name].size in stages)
         and placement.size(site, 1) > 0
     ]
+    if able and not chosen:
+        raise AttachError(
+            f"adapter.sites leaves none of the {len(able)} sites that the adapter fits; loosen include, exclude, stages or "
+            "sizes"
+        )
     return chosen[-placement.last :] if placement.last else chosen
 
 

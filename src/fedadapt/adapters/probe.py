@@ -53,9 +53,11 @@ def probe(
     outputs: dict[str, torch.Size] = {}
 
     def watch(place: str) -> None:
-        def note(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
-            inputs.setdefault(place, []).append(given[0].shape)
-            outputs[place] = out.shape
+        def note(_: nn.Module, given: tuple[object, ...], out: object) -> None:
+            # What is called by keyword, or gives more than a tensor, is no place for a branch.
+            if given and isinstance(given[0], Tensor) and isinstance(out, Tensor):
+                inputs.setdefault(place, []).append(given[0].shape)
+                outputs[place] = out.shape
 
         handles.append(module.get_submodule(place).register_forward_hook(note))
 
@@ -78,13 +80,7 @@ def probe(
     finally:
         for handle in handles:
             handle.remove()
-    if together.shape != (2, *alone.shape[1:]) or not torch.allclose(
-        together[:1], alone, rtol=1e-2, atol=1e-3
-    ):
-        raise AttachError(
-            f"backbone {name!r} gives an image another output when it comes with others, or is random in eval mode; "
-            "use norms with running statistics and no sampling"
-        )
+    _check(name, alone, together)
     seen = {}
     for place, out in outputs.items():
         pairs = zip(first[place], inputs[place], strict=True)
@@ -93,3 +89,21 @@ def probe(
         size = out[2:].numel() if is_map else out[:-1].numel() // 2
         seen[place] = Seen(by_image, tuple(inputs[place][0]), size)
     return {place: seen.get(place, NOTHING) for place in wanted}
+
+
+def _check(name: str, alone: object, together: object) -> None:
+    """Refuses what comes out of one image and of two if it is no logits, or not by image."""
+    if not (isinstance(alone, Tensor) and isinstance(together, Tensor)):
+        raise AttachError(
+            f"backbone {name!r} gives a {type(together).__name__}, not a tensor of logits; wrap it in a module that returns "
+            "the logits alone"
+        )
+    if not bool(together.isfinite().all()):
+        raise AttachError(f"backbone {name!r} gives infinite or NaN outputs; look at its weights")
+    if together.shape != (2, *alone.shape[1:]) or not torch.allclose(
+        together[:1], alone, rtol=1e-2, atol=1e-3
+    ):
+        raise AttachError(
+            f"backbone {name!r} gives an image another output when it comes with others, or is random in eval mode; "
+            "use norms with running statistics and no sampling"
+        )

@@ -81,5 +81,6 @@ def seeded(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
             into_centre(product, sites.scaling),
             lambda site: site.has_centre,
             check,
+            thin=True,
         ),
     )

@@ -7,24 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from fedadapt.adapters.attach import AdaptedModel
 from fedadapt.errors import AttachError
+from fedadapt.files import write_whole
 from fedadapt.params import Params
 
 FORMAT = "fedadapt-adapter-1"
 
 
-def save_adapter(model: AdaptedModel, params: Params, path: Path) -> None:
+def save_adapter(model: AdaptedModel, params: Params, path: str | Path) -> None:
     """Writes the tensors of one client or of the global model, replacing `path` atomically.
 
     The manifest holds the adapter's name, its sites, the group, shape and name of every tensor, the digest of
-    the backbone, and the seed of what branches do not train.
+    the backbone, the factor on branches, and the seed of what they do not train.
+
+    Raises:
+        AttachError: `params` are not those of the model, or not finite.
+        OSError: the file cannot be written; the old one, if any, is untouched.
     """
+    model.check(params, "what is to be saved")
     manifest = {
         "format": FORMAT,
         "adapter": model.adapter.name,
+        "scaling": _scaling(model),
         "norms": model.policy.name,
         "backbone": model.backbone.name,
         "backbone_digest": model.backbone.digest,
@@ -35,13 +42,10 @@ def save_adapter(model: AdaptedModel, params: Params, path: Path) -> None:
         "tensors": {n: {"group": model.groups[n].value, "shape": list(t.shape)} for n, t in params.items()},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in params.items()}
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, part, metadata={"manifest": json.dumps(manifest)})
-    part.replace(path)
+    write_whole(Path(path), save(tensors, metadata={"manifest": json.dumps(manifest)}))
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: str | Path) -> dict[str, Any]:
     """The manifest of an adapter file.
 
     Raises:
@@ -60,15 +64,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def load_adapter(model: AdaptedModel, path: Path) -> Params:
+def load_adapter(model: AdaptedModel, path: str | Path) -> Params:
     """The tensors of an adapter file, checked against the model they are for.
 
     Raises:
-        AttachError: the file is damaged, or was made for another backbone, adapter or shape.
+        AttachError: the file is damaged or not finite, or was made for another backbone, adapter or shape.
     """
     manifest = read_manifest(path)
     try:
-        name, digest = manifest["backbone"], manifest["backbone_digest"]
+        adapter, name, digest = (manifest[key] for key in ("adapter", "backbone", "backbone_digest"))
+        # Files from before there was a factor in them are taken to have the model's.
+        scaling = manifest.get("scaling", _scaling(model))
         # Files from before there were seeded branches have neither.
         seed, frozen = manifest.get("seed"), manifest.get("digest", digest)
         stored = {tensor: entry["shape"] for tensor, entry in manifest["tensors"].items()}
@@ -83,17 +89,22 @@ def load_adapter(model: AdaptedModel, path: Path) -> Params:
             f"{path} was trained on backbone {name!r} ({digest[:12]}), "
             f"not on {model.backbone.name!r} ({model.backbone.digest[:12]}); load that backbone first, rounded as its run rounded it"
         )
-    shapes = {tensor: list(value.shape) for tensor, value in model.start.items()}
-    for found in (stored, {tensor: list(value.shape) for tensor, value in tensors.items()}):
-        if shapes != found:
-            odd = min(n for n in {*shapes, *found} if shapes.get(n) != found.get(n))
-            raise AttachError(
-                f"{path} does not fit adapter {model.adapter.name!r} here: tensor {odd!r} is {found.get(odd)} in the file "
-                f"and {shapes.get(odd)} in the model"
-            )
+    if (adapter, scaling) != (model.adapter.name, _scaling(model)):
+        raise AttachError(
+            f"{path} is of adapter {adapter!r} with scaling {scaling}, here it is {model.adapter.name!r} with "
+            f"{_scaling(model)}; attach what the file says"
+        )
+    model.check(tensors, str(path))
+    if stored != {tensor: list(value.shape) for tensor, value in tensors.items()}:
+        raise AttachError(f"{path} is damaged: it holds other shapes than it says; export it again")
     if frozen != model.digest:
         raise AttachError(
-            f"{path} was trained beside the fixed matrices of seed {seed}, here they are of seed {model.seed}; attach the "
-            "adapter with that seed"
+            f"{path} was trained beside the fixed matrices of seed {seed}, here they are of seed {model.seed}; make the model "
+            "with that seed: AdaptedModel(backbone, adapter, norms, seed)"
         )
-    return {tensor: tensors[tensor] for tensor in shapes}
+    return {tensor: tensors[tensor] for tensor in model.start}
+
+
+def _scaling(model: AdaptedModel) -> float:
+    branches = model.adapter.branches
+    return 1.0 if branches is None else branches.placement.scaling

@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from fedadapt.backbones.backbone import Backbone, finish
 from fedadapt.errors import BackboneError
@@ -33,7 +34,7 @@ def wrap(
         moments: mean and standard deviation of the pixels (0..1) it was trained on, by channel.
 
     Raises:
-        BackboneError: there is no linear layer that could be the head.
+        BackboneError: there is no linear layer that could be the head, or the module cannot be copied.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 7))
@@ -42,9 +43,18 @@ def wrap(
         ('3', torch.Size([5, 2]))
     """
     name = name or type(module).__name__
-    return finish(
-        name, copy.deepcopy(module), head or last_linear(name, module), num_classes, generator, moments, image
-    )
+    lazy = next((n for n, p in module.named_parameters() if isinstance(p, UninitializedParameter)), None)
+    if lazy is not None:
+        raise BackboneError(f"backbone {name!r} has no shape yet at {lazy!r}; run an image through it first")
+    try:
+        own = copy.deepcopy(module)
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise BackboneError(
+            f"backbone {name!r} cannot be copied ({reason}); use torch.nn.utils.parametrizations in place of hooks that "
+            "compute weights, such as torch.nn.utils.weight_norm"
+        ) from error
+    return finish(name, own, head or last_linear(name, module), num_classes, generator, moments, image)
 
 
 def last_linear(name: str, module: nn.Module) -> str:

@@ -40,6 +40,8 @@ def inspect(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - it is no dict
     except (SafetensorError, OSError) as error:
+        if _may_be_graph(path):
+            return {"kind": "onnx graph", **_graph(path)}
         raise AttachError(
             f"{path} is no adapter, network, program, graph or PEFT folder ({type(error).__name__}: {error})"
         ) from error
@@ -47,6 +49,15 @@ def inspect(path: Path) -> dict[str, Any]:
         return {"kind": "adapter", **read_manifest(path)}
     values = sum(math.prod(shape) for shape in shapes)
     return {"kind": "network", **_said(metadata), "tensors": len(shapes), "values": values}
+
+
+def _may_be_graph(path: Path) -> bool:
+    """Whether a file of any name starts as ONNX's protocol buffers do: with field 1, a number."""
+    try:
+        with path.open("rb") as file:
+            return file.read(1) == b"\x08"
+    except OSError:
+        return False
 
 
 def _said(metadata: dict[str, str]) -> dict[str, Any]:
