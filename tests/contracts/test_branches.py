@@ -87,6 +87,26 @@ def test_each_client_gets_what_it_gets_alone(case, shape, clients):
             torch.testing.assert_close(clients * ours[client], theirs[0], rtol=1e-3, atol=1e-3)
 
 
+@BRANCHES
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shape=SHAPES, clients=st.sampled_from([1, 3]))
+def test_it_starts_as_its_layer_and_trains_what_its_formula_says(case, shape, clients):
+    """Untrained it adds nothing, if that is promised; it has as many values as it says; the layer gets no gradient."""
+    site, _, host, _ = branch_at(case, shape, clients)
+    x = torch.randn(2 * clients, 4, 13, 14, generator=torch.Generator().manual_seed(1))
+    start = {
+        name: parameter.detach().expand(clients, *parameter.shape[1:]).clone().requires_grad_()
+        for name, parameter in host.named_parameters()
+        if name.startswith("adapter.")
+    }
+    assert sum(tensor[0].numel() for tensor in start.values()) == case.count(site)
+    ours, theirs = apply(host, start, x), site.module(x)
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5) == case.exact_start
+    ours.square().sum().backward()
+    assert any(tensor.grad is not None and tensor.grad.abs().sum() > 0 for tensor in start.values())
+    assert all(parameter.grad is None for parameter in host.parameters())
+
+
 @FOLDING
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shape=SHAPES)
