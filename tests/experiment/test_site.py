@@ -317,3 +317,10 @@ def test_a_full_disk_is_one_line_and_the_site_goes_on(server, tmp_path):
     # The server recorded a failure, so the next request still goes by the first round.
     after = here.answer(server.terms.run, server.request(3), 1)
     assert after.frame == there.answer(server.terms.run, server.request(3), 1).frame
+
+
+def test_a_simulated_clock_is_refused(tmp_path):
+    """Buffered updates arrive by a drawn clock; between sites they would arrive by another."""
+    with pytest.raises(ConfigError, match="simulated clock"):
+        begin(tiny("algorithm=fedbuff", "algorithm.buffer=2"), tmp_path)
+    assert not list(tmp_path.iterdir())

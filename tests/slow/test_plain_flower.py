@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import pytest
 from nodes import Federation
@@ -63,7 +64,9 @@ def test_plain_flower_plays_a_run(tmp_path):
     real = outcome(federation.run)
     assert real["state"] == simulated["state"]
     # On a busy machine a site may be asked again and answer twice: those bytes are in the ledger as well.
-    twice = [entry for entry in real["ledger"] if entry not in simulated["ledger"]]
-    assert all((entry.direction, entry.group) == (Direction.UPLOAD, FRAMING) for entry in twice)
-    assert [entry for entry in real["ledger"] if entry not in twice] == simulated["ledger"]
+    real_entries, once = Counter(real["ledger"]), Counter(simulated["ledger"])
+    assert once <= real_entries
+    for entry in real_entries - once:
+        assert entry.direction is Direction.DOWNLOAD or entry.group == FRAMING
+        assert entry.direction is Direction.UPLOAD or entry in once
     assert real["clients"] == simulated["clients"]

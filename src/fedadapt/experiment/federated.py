@@ -18,6 +18,7 @@ from fedadapt.experiment.build import Clients, Experiment, build, load_data, man
 from fedadapt.experiment.config import PopulationConfig, RunConfig
 from fedadapt.experiment.run import StoredMemory, Watcher, play_on, rebuild
 from fedadapt.federation.handshake import Terms
+from fedadapt.files import write_whole
 from fedadapt.runs import log as run_log
 from fedadapt.runs.records import Outcome, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
@@ -52,6 +53,11 @@ def begin(config: RunConfig, folder: Path) -> Path:
             raise RunError(f"directory {path} holds another run; give this one another name")
         return path
     experiment = build(config, _server_data)
+    if experiment.algorithm.server.buffer:
+        raise ConfigError(
+            f"algorithm {experiment.algorithm.name!r} takes updates by a simulated clock, and sites have a real one; set "
+            "federation.quorum and deadline_s with another algorithm, or simulate with: fedadapt run"
+        )
     RunStore.create(path, manifest(experiment, "flower")).close()
     return path
 
@@ -96,7 +102,7 @@ def rounds_done(path: Path) -> tuple[int, int]:
 
 def write_numbers(path: Path, numbers: Mapping[int, int]) -> None:
     """Writes down which node is which client."""
-    (path / SITES).write_text(json.dumps({str(node): client for node, client in numbers.items()}))
+    write_whole(path / SITES, json.dumps({str(node): client for node, client in numbers.items()}).encode())
 
 
 def _numbers(path: Path) -> dict[int, int]:

@@ -46,8 +46,8 @@ class Reply:
         frame: an upload; empty if the client's work failed.
         failure: one line, if there is none.
         outcome: what the failure counts as. A server never takes it from a client.
-        downloads: how often the request went out; more than once to a site that was silent, never to one that was
-            not there. The engine says so, no client.
+        downloads: how often the request was sent, or given to whoever carries it; more than once to a site that was
+            silent, never to one that was not there. The engine says so, no client.
     """
 
     round: int

@@ -43,7 +43,7 @@ class ScriptedSite:
 
     def __init__(self, client, *, fit=(), missing=False, knows=True):
         self.client, self.fit, self.missing, self.knows = client, dict(fit), missing, knows
-        self.asked, self.pieces = [], []
+        self.asked, self.pieces, self.broken = [], [], False
 
     def greet(self, terms, client):
         """Fits, unless told otherwise."""
@@ -62,7 +62,7 @@ class ScriptedSite:
         self.asked.append((request.round, accepted))
         if not self.knows:
             return None
-        if request.frame == b"fail":
+        if request.frame == b"fail" or self.broken:
             raise ClientError("no room\nfor it")
         return Reply(request.round, request.client, b"%d" % request.client)
 
@@ -207,9 +207,55 @@ def test_failures_are_no_quorum(grid):
     """A failure is an answer but no update; its reason is one line."""
     engine, _ = engine_on(grid)
     grid.add(10, ScriptedSite(0))
-    (reply,) = engine.exchange(requests(clients=(0,), frame=b"fail"))
-    assert reply.failure == "no room for it"
-    assert reply.frame == b""
+    grid.add(11, ScriptedSite(1))
+    asked = [*requests(clients=(0,), frame=b"fail"), *requests(clients=(1,))]
+    bad, good = sorted(engine.exchange(asked), key=lambda reply: reply.client)
+    assert (bad.failure, bad.frame, bad.downloads) == ("no room for it", b"", 1)
+    assert (good.failure, good.frame) == ("", b"1")
+
+
+def test_what_ails_all_sites_does_not_use_up_the_rounds(grid):
+    """Where a quorum is wanting those that failed are asked again, now and then, until it is mended."""
+    engine, said = engine_on(grid, quorum=2, deadline=10)
+    sites = [ScriptedSite(0), ScriptedSite(1)]
+    for node, site in enumerate(sites):
+        site.broken = True
+        grid.add(node + 10, site)
+    grid.at(300, lambda: [setattr(site, "broken", False) for site in sites])
+    replies = engine.exchange(requests(clients=(0, 1)))
+    assert answered(replies) == [(1, 0, b"0"), (1, 1, b"1")]
+    assert 300 < grid.now < 400
+    assert {len(site.asked) for site in sites} == {replies[0].downloads} == {6}
+    assert said.count("round 1: 0 of 2 updates; asking those that failed again") == 5
+
+
+def test_no_request_is_no_reply(grid):
+    """Where nobody is to be asked nobody is waited for."""
+    engine, _ = engine_on(grid)
+    assert engine.exchange([]) == []
+
+
+def test_a_message_that_flower_cannot_read_costs_its_sender_alone(grid):
+    """Whatever Flower stumbles over: the site is greeted anew and the others are heard."""
+    engine, said = engine_on(grid, clients=2)
+    grid.add(10, ScriptedSite(0))
+    grid.add(11, ScriptedSite(1))
+    push, pull, bad = grid.push_messages, grid.pull_messages, []
+
+    def noting(messages):
+        keys = push(messages)
+        if messages[0].metadata.message_type == "train.round" and messages[0].metadata.dst_node_id == 10:
+            bad.extend(keys if not bad else [])
+        return keys
+
+    def stumbling(keys):
+        if set(bad) & set(keys):
+            raise ValueError("no such chunk")
+        return pull(keys)
+
+    grid.push_messages, grid.pull_messages = noting, stumbling
+    assert answered(engine.exchange(requests(clients=(0, 1)))) == [(1, 0, b"0"), (1, 1, b"1")]
+    assert "node 10 did not answer train.round: its message cannot be read: no such chunk" in said
 
 
 def test_a_site_that_dies_is_replaced(grid):
@@ -329,14 +375,14 @@ def test_a_server_that_is_gone_is_an_error(grid):
 @pytest.mark.parametrize("text", [None, "{", '{"round": -1, "client": 0}', "x" * (2 * 2**20 + 1)])
 def test_malformed_answers_are_failures(grid, text):
     """What is no answer is a failed reply, and nothing worse."""
-    engine, _ = engine_on(grid, clients=1)
+    engine, _ = engine_on(grid, clients=2)
     grid.add(10, ScriptedSite(0))
     push = grid.push_messages
 
     def twisted(messages):
         (message,) = messages
         (key,) = push(messages)
-        if message.metadata.message_type == "train.round":
+        if (message.metadata.message_type, message.metadata.dst_node_id) == ("train.round", 10):
             when, reply = grid.replies[key]
             if text is None:
                 del reply.content["about"]
@@ -346,8 +392,10 @@ def test_malformed_answers_are_failures(grid, text):
         return [key]
 
     grid.push_messages = twisted
-    (reply,) = engine.exchange(requests(clients=(0,)))
-    assert reply.failure.startswith("Answer ")
+    grid.add(11, ScriptedSite(1))
+    bad, good = sorted(engine.exchange(requests(clients=(0, 1))), key=lambda reply: reply.client)
+    assert bad.failure.startswith("Answer ")
+    assert good.frame == b"1"
 
 
 def test_a_greeting_that_is_lost_is_said_again(grid):

@@ -74,6 +74,49 @@ class _Sites:
             del self.node_of[client]
 
 
+@dataclass
+class _Open:
+    """A round that is open: who sent no update yet, who failed, and what came."""
+
+    round: int
+    waiting: set[int]
+    replies: list[Reply] = field(default_factory=list)
+    failed: dict[int, Reply] = field(default_factory=dict)
+    usable: int = 0
+    again_at: float = math.inf
+
+    @property
+    def silent(self) -> set[int]:
+        return self.waiting - self.failed.keys()
+
+    def take(self, arrived: Sequence[Reply]) -> None:
+        for reply in arrived:
+            if reply.round != self.round or reply.client not in self.waiting:
+                self.replies.append(reply)
+            elif reply.failure:
+                self.failed[reply.client] = reply
+            else:
+                self.replies.append(reply)
+                self.waiting.discard(reply.client)
+                self.failed.pop(reply.client, None)
+                self.usable += 1
+
+    def try_again(self, now: float) -> bool:
+        """Forgets failures, a while after everybody had answered; whether it did."""
+        if not self.silent:
+            self.again_at = min(self.again_at, now + LONGEST_PAUSE_S)
+        if now < self.again_at:
+            return False
+        self.failed.clear()
+        self.again_at = math.inf
+        return True
+
+    def close(self) -> list[Reply]:
+        """What came, and a word about everybody else."""
+        absent = [Reply(self.round, c, failure="no reply", outcome=Outcome.ABSENT) for c in self.silent]
+        return [*self.replies, *self.failed.values(), *absent]
+
+
 class FlowerEngine:
     """Carries frames between `play` and the sites.
 
@@ -104,38 +147,37 @@ class FlowerEngine:
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
         """Brings each request to its site; returns when all have answered, or at quorum and deadline.
 
-        Of those who have not there is a reply too: it says how often they were asked.
+        A site that failed has answered; but where a quorum is wanting those that failed are asked again, after a
+        pause, so that what ails them all does not use up the rounds. Of those who did not answer there is a reply
+        too: it says how often they were asked.
 
         Raises:
             EngineError: Flower does not answer.
         """
+        if not requests:
+            return []
         asked = {request.client: request for request in requests}
-        round_ = requests[0].round
-        waiting, replies = set(asked), list[Reply]()
-        usable, quorum_since = 0, None
+        round_, quorum = requests[0].round, min(self._mandate.patience.quorum, len(requests))
+        open_, quorum_since = _Open(round_, set(asked)), None
         self._downloads.clear()
         self._out = {k: s for k, s in self._out.items() if s.kind != ROUND or s.round > round_ - LATE_ROUNDS}
-        while waiting:
+        while True:
             try:
                 self._meet()
-                self._ask([asked[client] for client in sorted(waiting)])
-                arrived = self._collect()
+                self._ask([asked[client] for client in sorted(open_.silent)])
+                open_.take(self._collect())
             except OSError as error:
                 raise EngineError(f"Flower's SuperLink does not answer ({error}); start it again") from error
-            for reply in arrived:
-                replies.append(reply)
-                if reply.round == round_ and reply.client in waiting:
-                    waiting.discard(reply.client)
-                    usable += not reply.failure
-            self.on_clients(len(asked) - len(waiting))
-            if quorum_since is None and len(self._sites.node_of) >= self._mandate.patience.quorum:
+            self.on_clients(len(asked) - len(open_.silent))
+            if quorum_since is None and len(self._sites.node_of) >= quorum:
                 quorum_since = self._clock()
-            if self._overdue(quorum_since) and usable >= self._mandate.patience.quorum:
-                break
-            if waiting:
-                self._sleep(self._mandate.patience.poll_s)
-        replies += [Reply(round_, client, failure="no reply", outcome=Outcome.ABSENT) for client in waiting]
-        return [replace(reply, downloads=self._downloads[reply.client]) for reply in replies]
+            if open_.usable >= quorum and (not open_.silent or self._overdue(quorum_since)):
+                return [replace(reply, downloads=self._downloads[reply.client]) for reply in open_.close()]
+            if open_.try_again(self._clock()):
+                self._mandate.say(
+                    f"round {round_}: {open_.usable} of {quorum} updates; asking those that failed again"
+                )
+            self._sleep(self._mandate.patience.poll_s)
 
     def _overdue(self, since: float | None) -> bool:
         limit = self._mandate.patience.deadline_s
@@ -226,7 +268,7 @@ class FlowerEngine:
         if not self._out:
             return []
         replies = []
-        for message in self._grid.pull_messages(list(self._out)):
+        for message in self._pull():
             sent = self._out.pop(message.metadata.reply_to_message_id, None)
             if sent is None:
                 continue
@@ -239,6 +281,24 @@ class FlowerEngine:
             else:
                 self._hear_piece(message, sent)
         return replies
+
+    def _pull(self) -> list[Message]:
+        """What has arrived. A message that Flower cannot put together costs its sender alone."""
+        try:
+            return list(self._grid.pull_messages(list(self._out)))
+        except OSError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever a site can make Flower stumble over
+            found = list[Message]()
+            for key, sent in list(self._out.items()):
+                try:
+                    found += self._grid.pull_messages([key])
+                except OSError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - likewise
+                    self._out.pop(key, None)
+                    self._hear_failure(sent, f"its message cannot be read: {error}")
+            return found
 
     def _hear_failure(self, sent: _Sent, reason: str) -> None:
         """Flower lost the node or the app on it crashed; if it is still there it is greeted anew, after a pause."""

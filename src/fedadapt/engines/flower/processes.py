@@ -242,14 +242,17 @@ def flwr(home: Path, *arguments: str) -> dict[str, Any]:
     Raises:
         EngineError: it failed.
     """
-    done = subprocess.run(
-        [program("flwr"), *arguments, "--format", "json"],
-        env=environment(home),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [program("flwr"), *arguments, "--format", "json"],
+            env=environment(home),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"flwr {arguments[0]} did not end in {error.timeout:.0f} s") from error
     with suppress(ValueError):
         said: dict[str, Any] = json.loads(done.stdout[done.stdout.find("{") :])
         if said.get("success"):

@@ -30,10 +30,14 @@ from fedadapt.engines.flower.processes import (
     write_bundle,
 )
 from fedadapt.errors import EngineError
-from fedadapt.runs.lock import is_held
+from fedadapt.files import write_whole
+from fedadapt.runs.lock import acquire, is_held
 
 START_S = 120.0
 """How long a submitted run may take until it has the lock of its directory."""
+
+IN_USE = "already in use"
+"""What Flower says of a key that it knows."""
 
 TRIES = 5
 """Submissions in a row that may end without a new round."""
@@ -86,7 +90,8 @@ class FlowerServer:
         self._say = say
         self._port = free_port()
         self._submitted: list[str] = []
-        self._home.mkdir(parents=True, exist_ok=True)
+        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = acquire(self._home)
         self._inner = _inner_certificate(self._home) if address.certificate else None
         self._link = Child(self._link_command(), self._home, self._home / "superlink.log", EXECUTOR)
 
@@ -112,6 +117,7 @@ class FlowerServer:
             self._note_traffic()
         finally:
             self._link.stop()
+            os.close(self._lock)
 
     def _watch(self) -> None:
         best, tries = self._rounds()[0], 0
@@ -200,13 +206,25 @@ class FlowerServer:
         for file in self._keys.values():
             key = " ".join(file.read_text(encoding="utf-8").split()[:2])
             if key not in known:
-                known[key] = str(flwr(self._home, "supernode", "register", str(file), "here")["node-id"])
-                record.write_text(json.dumps(known), encoding="utf-8")
+                known[key] = self._node_of(file, set(known.values()))
+                write_whole(record, json.dumps(known).encode())
         nodes = {
             int(known[" ".join(file.read_text(encoding="utf-8").split()[:2])]): client
             for client, file in self._keys.items()
         }
         self._numbers(nodes)
+
+    def _node_of(self, key: Path, known: set[str]) -> str:
+        """Registers a site's key; of one that Flower knows already it is the node that we do not know."""
+        try:
+            return str(flwr(self._home, "supernode", "register", str(key), "here")["node-id"])
+        except EngineError as error:
+            # Keys are written down one by one: at most one can have been registered and not written down.
+            nodes = flwr(self._home, "supernode", "list", "here")["nodes"] if IN_USE in str(error) else []
+            lost = {str(node["node-id"]) for node in nodes} - known
+            if len(lost) != 1:
+                raise
+            return lost.pop()
 
     def _note_traffic(self) -> None:
         """Writes down what Flower itself counted."""
@@ -217,7 +235,7 @@ class FlowerServer:
             except (EngineError, KeyError, ValueError):
                 continue
             counts[run] = found.get("network-traffic", {})
-        (self._home / "traffic.json").write_text(json.dumps(counts, indent=2), encoding="utf-8")
+        write_whole(self._home / "traffic.json", json.dumps(counts, indent=2).encode())
 
 
 def _inner_certificate(folder: Path) -> Path:

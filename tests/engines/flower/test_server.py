@@ -1,0 +1,71 @@
+"""A server keeps to itself what it registered, and is one for each run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fedadapt.engines.flower import server as module
+from fedadapt.engines.flower.server import Address, FlowerServer
+from fedadapt.errors import EngineError, RunError
+
+
+class Register:
+    """Flower's commands for nodes: keys that it knows cannot be registered again."""
+
+    def __init__(self):
+        self.nodes = {}
+
+    def __call__(self, home, *arguments):
+        if arguments[1] == "list":
+            return {"nodes": [{"node-id": node} for node in self.nodes.values()]}
+        key = arguments[2]
+        if key in self.nodes:
+            raise EngineError("flwr supernode failed: Public key already in use")
+        self.nodes[key] = str(100 + len(self.nodes))
+        return {"node-id": self.nodes[key]}
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Makes the server of one run with two sites, and Flower's register."""
+    register, told = Register(), []
+    monkeypatch.setattr(module, "flwr", register)
+    keys = {}
+    for client in (0, 1):
+        keys[client] = tmp_path / f"{client}.pub"
+        keys[client].write_text(f"ecdsa KEY{client} somebody\n")
+
+    def make():
+        address = Address("127.0.0.1", 1, None, None)
+        return FlowerServer(tmp_path / "run", address, keys, lambda: (0, 1), told.append, print)
+
+    return make, register, told, tmp_path / "run" / module.HOME
+
+
+def test_a_key_that_was_registered_but_not_written_down_is_found(made):
+    """A kill between the two must not lock the server out: the node that nobody knows is the one."""
+    make, register, told, home = made
+    server = make()
+    server._register()
+    assert told == [{100: 0, 101: 1}]
+    record = home / "registered.json"
+    known = json.loads(record.read_text())
+    record.write_text(json.dumps({"ecdsa KEY0": known["ecdsa KEY0"]}))
+    server._register()
+    assert told[1] == told[0]
+    assert json.loads(record.read_text()) == known
+    register.nodes["another"] = "7"
+    record.write_text(json.dumps({"ecdsa KEY0": known["ecdsa KEY0"]}))
+    with pytest.raises(EngineError, match="already in use"):
+        server._register()
+
+
+def test_a_run_has_one_server(made):
+    """A second one would write over the certificate of the first."""
+    make, *_ = made
+    first = make()
+    with pytest.raises(RunError, match="is in use by process"):
+        make()
+    assert first is not None
