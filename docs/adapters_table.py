@@ -31,7 +31,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         for model, size in (
             ("resnet18", 32),
             ("resnet50", 32),
+            ("regnety_004", 64),
+            ("convnext_tiny", 64),
+            ("efficientnet_b0", 64),
+            ("mobilenetv3_large_100", 64),
             ("vit_tiny_patch16_224", 224),
+            ("swin_tiny_patch4_window7_224", 224),
         )
     },
 }
@@ -58,7 +63,8 @@ Every adapter with its own options and the ones named, on models with a head for
 (the adapter's, those of norms and head among them), the bytes of one upload in fp32 with its framing, and their share
 of the whole network. A codec makes the bytes fewer: `fedadapt plan` says for your recipe. A rank is clipped where a
 site has fewer channels, groups where they do not divide them. An adapter that a model has no site for is left out; by
-default branches sit beside 3x3 convolutions, `adapter.sites` says where else ([how](../howto/adapters.md)).
+default branches sit beside 3x3 convolutions, or where a family has its own; `adapter.sites` says where else
+([how](../howto/adapters.md)).
 
 Written by `python docs/adapters_table.py > docs/reference/adapters.md`.
 

@@ -108,6 +108,24 @@ def test_a_family_takes_adapters(family):
     assert {Group.ADAPTER, Group.HEAD} <= {model.groups[name] for name in model.start}
 
 
+def test_downsample_branches_are_sites_like_others():
+    """The pointwise convolutions of a residual net's shortcuts take branches, and merge."""
+    generator = torch.Generator().manual_seed(0)
+    options = {"model": "resnet18", "pretrained": False, "image_size": 32}
+    backbone = create("backbone", "timm", options)(5, generator)
+    adapter = create("adapter", "parallel", {"sites": {"kernel_sizes": (1, 3)}})
+    model = attach(backbone, adapter, create("norm policy", "frozen"), generator)
+    names = [site.name for site in model.sites]
+    shortcuts = [f"layer{stage}.0.downsample.0" for stage in (2, 3, 4)]
+    assert len(names) == 16 + 3
+    assert [name for name in names if "downsample" in name] == shortcuts
+    params = jiggle(model.start, scale=0.02)
+    with torch.inference_mode():
+        images = noise(backbone.image, 3)
+        ours, theirs = merge(model, params)(images), model(expand(params, 1), images)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 class Mine(nn.Module):
     """A user's own network: a residual convolution, a group norm, and a layer norm before the head."""
 
