@@ -274,6 +274,34 @@ def test_check_tells_what_a_site_would_bring(tmp_path):
     assert describe_site(here.path, recipe)["backbone"] != found["backbone"]
 
 
+def test_check_compares_what_the_server_will(tmp_path, server):
+    """With the terms of a run: digests where the site fits, one line where it does not, and nothing is written."""
+    file = tmp_path / "terms.json"
+
+    def told(**terms):
+        file.write_text(server.terms.model_copy(update=terms).model_dump_json())
+        return describe_site(here.path, terms=file)
+
+    here = site(tmp_path / "here")
+    before = sorted(here.path.parent.rglob("*"))
+    found = told()
+    assert server.terms.backbone.startswith(found["backbone"])
+    assert server.terms.layout.startswith(found["layout"])
+    for terms, why in (
+        ({"backbone": "ab" * 32}, "backbone"),
+        ({"version": "9.9"}, "and 9.9 at the server"),
+        ({"image": (3, 9, 9)}, "the federation has 3x9x9"),
+        ({"class_names": ("cat", "dog")}, "does not fit"),
+    ):
+        with pytest.raises(ConfigError, match=why) as caught:
+            told(**terms)
+        assert "\n" not in str(caught.value)
+    file.write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        describe_site(here.path, terms=file)
+    assert sorted(here.path.parent.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -23,7 +23,7 @@ from fedadapt.runs import log as run_log
 from fedadapt.runs.records import Outcome, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
 
-WEIGHTS, SITES = "backbone.safetensors", "sites.json"
+WEIGHTS, SITES, TERMS = "backbone.safetensors", "sites.json", "terms.json"
 
 
 def begin(config: RunConfig, folder: Path) -> Path:
@@ -78,11 +78,13 @@ def lead(run: Path, connect: Callable[[Mandate], Engine]) -> None:
             metadata = {"backbone": experiment.backbone.name}
             pack = experiment.config.federation.backbone_as.pack
             save_weights(experiment.backbone.module, run / WEIGHTS, metadata, pack)
+        terms = _terms(experiment, store, run)
+        write_whole(run / TERMS, terms.model_dump_json().encode())
         log = _Log(run, experiment.config.rounds)
         accepted, waits = _Accepted(store), experiment.config.federation
         engine = connect(
             Mandate(
-                _terms(experiment, store, run),
+                terms,
                 experiment.config.data.num_clients,
                 Patience(waits.quorum, waits.deadline_s),
                 lambda offset, count: _read(run / WEIGHTS, offset, count),

@@ -22,7 +22,15 @@ from fedadapt.data.classes import align_classes
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdout import hold_out
 from fedadapt.engines.flower.site_file import load_site
-from fedadapt.errors import BackboneError, DataError, FedadaptError, RunError
+from fedadapt.errors import (
+    BackboneError,
+    ConfigError,
+    DataError,
+    FedadaptError,
+    FrameError,
+    RunError,
+    one_line,
+)
 from fedadapt.experiment.build import Clients, Experiment, build, load_data, share_out
 from fedadapt.experiment.config import RunConfig, load_config, make_config
 from fedadapt.federation.handshake import Fit, Terms, misfit, parse
@@ -34,16 +42,19 @@ from fedadapt.runs.lock import acquire
 from fedadapt.seeds import Seeds
 from fedadapt.training.processor import tuned_processor
 
+TERMS = "terms.json"
+
 LOCK_PATIENCE_S = 24 * 3600.0
 """How long a second request for a round waits for the first one, whose answer it then gives."""
 
 
-def describe_site(path: Path, recipe: Path | None = None) -> dict[str, str]:
+def describe_site(path: Path, recipe: Path | None = None, terms: Path | None = None) -> dict[str, str]:
     """What a site would bring into a federation, line by line, after everything that can be checked was.
 
     Args:
         path: the site file.
         recipe: of the federation, if it is known here.
+        terms: what its server says at joining, as it wrote them into its run directory, if they are known here.
 
     Raises:
         FedadaptError: something does not fit.
@@ -65,7 +76,33 @@ def describe_site(path: Path, recipe: Path | None = None) -> dict[str, str]:
         backbone = build_backbone(server.num_classes, Seeds(config.seed).torch("backbone"))
         backbone = round_backbone(backbone, config.federation.backbone_as)
         found["backbone"] = f"{backbone.name} {backbone.digest[:16]}"
+    if terms is not None:
+        found |= _fitting(site, terms)
     return found
+
+
+def _fitting(site: FederationSite, file: Path) -> dict[str, str]:
+    """What a site and a server compare at joining, after they were.
+
+    Raises:
+        ConfigError: the terms cannot be read, or the site does not fit them.
+    """
+    try:
+        terms = parse(Terms, file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, FrameError) as error:
+        raise ConfigError(
+            f"terms {file} cannot be read ({one_line(error)}); take terms.json of the run"
+        ) from error
+    if terms.version != version("fedadapt"):
+        raise ConfigError(
+            f"fedadapt is {version('fedadapt')} here and {terms.version} at the server; install that one"
+        )
+    fit = site.fit(terms, 0 if site.config.client is None else site.config.client)
+    if fit.problem:
+        raise ConfigError(f"site {site.path} does not fit: {fit.problem}")
+    if fit.missing_from is not None:
+        return {"backbone": f"not here, the server sends {terms.backbone_bytes:,} bytes of it"}
+    return {"backbone": fit.backbone[:16], "layout": fit.layout[:16], "codec": fit.codec[:16]}
 
 
 class FederationSite:
@@ -97,6 +134,13 @@ class FederationSite:
 
     def greet(self, terms: Terms, client: int) -> Fit:
         """Looks whether this site fits the terms, and remembers them if it does."""
+        fit = self.fit(terms, client)
+        if not fit.problem and fit.missing_from is None:
+            write_whole(self._of_run(terms.run) / TERMS, terms.model_dump_json().encode())
+        return fit
+
+    def fit(self, terms: Terms, client: int) -> Fit:
+        """Looks whether this site fits the terms; changes nothing."""
         number = self.config.client if client < 0 else client
         own = {"version": version("fedadapt"), "recipe": terms.recipe_digest}
         if number is None:
@@ -118,10 +162,7 @@ class FederationSite:
             codec=experiment.wire.identity.codec.hex(),
             **own,
         )
-        fit = fit.model_copy(update={"problem": misfit(terms, fit)})
-        if not fit.problem:
-            write_whole(self._of_run(terms.run) / "terms.json", terms.model_dump_json().encode())
-        return fit
+        return fit.model_copy(update={"problem": misfit(terms, fit)})
 
     def take(self, backbone: str, offset: int, total: int, data: bytes) -> int:
         """Puts a piece of a weight file away; it is used once it is whole and makes the network it should."""
@@ -245,7 +286,7 @@ def _digest(frame: bytes, accepted: int) -> str:
 
 def _terms(folder: Path) -> Terms | None:
     """The terms that this site agreed to for a run, if it did."""
-    file = folder / "terms.json"
+    file = folder / TERMS
     return parse(Terms, file.read_text(encoding="utf-8")) if file.exists() else None
 
 
