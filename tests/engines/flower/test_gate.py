@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -120,6 +121,23 @@ def test_long_bodies_are_refused_unread(port):
     except OSError:
         pass
     connection.close()
+
+
+def test_bodies_that_do_not_come_hold_nobody_up(upstream):
+    """More half requests than a pool of connections has: honest nodes pass, and the others are turned away."""
+    number = free_port()
+    head = b"POST /v1/fleet/x HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n1"
+    with GateServer(Gate(upstream, None, patience_s=2.0), "127.0.0.1", number, None, None):
+        stalled = [socket.create_connection(("127.0.0.1", number), timeout=20) for _ in range(150)]
+        try:
+            for one in stalled:
+                one.sendall(head)
+            assert ask(number, "POST", "/v1/fleet/x", b"abc")[0] == 201
+            answers = {one.recv(12) for one in stalled}
+        finally:
+            for one in stalled:
+                one.close()
+    assert answers == {b"HTTP/1.1 408"}
 
 
 def test_a_server_that_is_away_is_a_502():

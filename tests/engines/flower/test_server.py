@@ -69,3 +69,18 @@ def test_a_run_has_one_server(made):
     with pytest.raises(RunError, match="is in use by process"):
         make()
     assert first is not None
+
+
+def test_flower_may_fail_at_a_submission_in_passing(made, monkeypatch):
+    """It is said, and the run is submitted again."""
+    make, register, _, _ = made
+    server, fails = make(), [True, False]
+
+    def flwr(home, *arguments):
+        if arguments[0] == "run" and fails.pop(0):
+            raise EngineError("flwr run did not end in 120 s")
+        return {"run-id": 5} if arguments[0] == "run" else register(home, *arguments)
+
+    monkeypatch.setattr(module, "flwr", flwr)
+    assert [server._submit(), server._submit()] == [False, True]
+    assert server._submitted == ["5"]

@@ -7,6 +7,7 @@ interface only, and this gate lets through what nodes need and nothing else.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -26,6 +27,9 @@ MAX_BODY_BYTES = 16 * 2**20
 
 TIMEOUT_S = 60.0
 
+MAX_CONNECTIONS = 1000
+"""At a time; more are turned away at once."""
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -37,16 +41,27 @@ class _TooLong(Exception):
     """A body that is longer than allowed."""
 
 
+class _Stalled(Exception):
+    """A body of which nothing comes any more."""
+
+
 class Gate:
     """An ASGI application that forwards the requests of nodes.
 
     Args:
         upstream: where the SuperLink listens, as a URL.
         trust: verifies the SuperLink's certificate; None without TLS.
+        patience_s: for the next piece of a body.
     """
 
-    def __init__(self, upstream: str, trust: ssl.SSLContext | None) -> None:
-        self._client = httpx.AsyncClient(base_url=upstream, verify=trust or False, timeout=TIMEOUT_S)
+    def __init__(self, upstream: str, trust: ssl.SSLContext | None, patience_s: float = TIMEOUT_S) -> None:
+        # Without limits: a request takes a connection before its body is there, and whoever sends none would hold
+        # what others need.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        self._client = httpx.AsyncClient(
+            base_url=upstream, verify=trust or False, timeout=TIMEOUT_S, limits=limits
+        )
+        self._patience_s = patience_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -61,11 +76,14 @@ class Gate:
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
             await _refuse(send, 413)
             return
-        request = self._client.build_request("POST", path, headers=headers, content=_body(receive))
+        request = self._client.build_request("POST", path, headers=headers, content=self._body(receive))
         try:
             response = await self._client.send(request, stream=True)
         except _TooLong:
             await _refuse(send, 413)
+            return
+        except _Stalled:
+            await _refuse(send, 408)
             return
         except (TimeoutError, httpx.HTTPError):
             await _refuse(send, 502)
@@ -79,20 +97,22 @@ class Gate:
         finally:
             await response.aclose()
 
-
-async def _body(receive: Receive) -> AsyncIterator[bytes]:
-    total = 0
-    while True:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            raise httpx.ReadError("the node went away")
-        piece = event.get("body", b"")
-        total += len(piece)
-        if total > MAX_BODY_BYTES:
-            raise _TooLong
-        yield piece
-        if not event.get("more_body"):
-            return
+    async def _body(self, receive: Receive) -> AsyncIterator[bytes]:
+        total = 0
+        while True:
+            try:
+                event = await asyncio.wait_for(receive(), self._patience_s)
+            except TimeoutError as error:
+                raise _Stalled from error
+            if event["type"] == "http.disconnect":
+                raise httpx.ReadError("the node went away")
+            piece = event.get("body", b"")
+            total += len(piece)
+            if total > MAX_BODY_BYTES:
+                raise _TooLong
+            yield piece
+            if not event.get("more_body"):
+                return
 
 
 async def _refuse(send: Send, status: int) -> None:
@@ -124,6 +144,7 @@ class GateServer:
             port=port,
             ssl_certfile=certificate,
             ssl_keyfile=key,
+            limit_concurrency=MAX_CONNECTIONS,
             log_level="critical",
             access_log=False,
             lifespan="off",

@@ -36,6 +36,9 @@ from fedadapt.runs.lock import acquire, is_held
 START_S = 120.0
 """How long a submitted run may take until it has the lock of its directory."""
 
+PAUSE_S = 5.0
+"""After a submission that failed."""
+
 IN_USE = "already in use"
 """What Flower says of a key that it knows."""
 
@@ -126,8 +129,13 @@ class FlowerServer:
                 raise EngineError(
                     f"the run does not go on after {TRIES} tries; see {self._home}/superlink.log"
                 )
-            self._submit()
-            self._wait_while_led()
+            if not self._link.alive:
+                self._say("Flower's SuperLink ended; starting it again")
+                self._start_link()
+            if self._submit():
+                self._wait_while_led()
+            else:
+                time.sleep(PAUSE_S)
             done = self._rounds()[0]
             best, tries = (done, 0) if done > best else (best, tries + 1)
             failure = self._home / FAILURE
@@ -139,8 +147,6 @@ class FlowerServer:
         since, seen = time.monotonic(), False
         while self._rounds()[0] < self._rounds()[1]:
             if not self._link.alive:
-                self._say("Flower's SuperLink ended; starting it again")
-                self._start_link()
                 return
             led = is_held(self._run)
             if seen and not led:
@@ -151,14 +157,20 @@ class FlowerServer:
             seen = seen or led
             time.sleep(0.5)
 
-    def _submit(self) -> None:
+    def _submit(self) -> bool:
+        """Whether the run was submitted; Flower may fail at it in passing."""
         if self._submitted:
             # It may have ended by itself; what matters is that there are never two.
             with suppress(EngineError):
                 flwr(self._home, "stop", self._submitted[-1], "here")
         self._wait_until_free()
-        said = flwr(self._home, "run", str(self._home / "app"), "here")
+        try:
+            said = flwr(self._home, "run", str(self._home / "app"), "here")
+        except EngineError as error:
+            self._say(f"{error}; submitting it again")
+            return False
         self._submitted.append(str(said["run-id"]))
+        return True
 
     def _wait_until_free(self) -> None:
         """A server app of before may take a moment to notice that its SuperLink is gone."""
