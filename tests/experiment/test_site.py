@@ -238,6 +238,13 @@ def test_a_backbone_is_fetched_in_pieces_and_kept(tmp_path, rounding):
     assert misfit(server.terms, fit) == ""
     (kept,) = (tmp_path / "here").glob("fedadapt-site/backbone-*.safetensors")
     assert hashlib.sha256(kept.read_bytes()).digest() == hashlib.sha256(data).digest()
+    for place in (3, len(data) // 2):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x40
+        kept.write_bytes(damaged)
+        another = site(tmp_path / "here")
+        assert misfit(server.terms, another.greet(server.terms, 1))
+        assert another.greet(server.terms, 1).missing_from == 0
 
 
 def test_own_classes_are_mapped(server, tmp_path):

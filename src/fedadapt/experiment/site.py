@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int64
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fedadapt.backbones.rounding import round_backbone
@@ -133,8 +134,14 @@ class FederationSite:
         return self._data
 
     def greet(self, terms: Terms, client: int) -> Fit:
-        """Looks whether this site fits the terms, and remembers them if it does."""
+        """Looks whether this site fits the terms, and remembers them if it does.
+
+        A fetched weight file that is damaged is let go of, so that the next greeting fetches it anew.
+        """
         fit = self.fit(terms, client)
+        fetched = self._cached(terms.backbone)
+        if fetched.exists() and not (fit.backbone in ("", terms.backbone) and _readable(fetched)):
+            fetched.unlink()
         if not fit.problem and fit.missing_from is None:
             write_whole(self._of_run(terms.run) / TERMS, terms.model_dump_json().encode())
         return fit
@@ -274,6 +281,14 @@ class FederationSite:
             part = self._cached(terms.backbone).with_suffix(".part")
             return part.stat().st_size if part.exists() else 0
         return None
+
+
+def _readable(file: Path) -> bool:
+    try:
+        with safe_open(file, "pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def _by(shape: Sequence[int]) -> str:
