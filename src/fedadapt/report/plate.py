@@ -159,7 +159,9 @@ def legend(figure: Figure, theme: dict[str, str]) -> None:
             entries.setdefault(name, handle)
     if len(entries) > 1:
         look: dict[str, Any] = {"labelcolor": theme["text"], "handlelength": 2.2, "columnspacing": 1.4}
-        columns = min(4, len(entries))
+        # A letter is a little over half as wide as it is high; a line and the gaps around it are five letters high.
+        entry = FONT * (0.56 * max(map(len, entries)) + 5)
+        columns = min(4, len(entries), max(1, int(72 * WIDTH_IN / entry)))
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, **look)
 
 

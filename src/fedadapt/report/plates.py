@@ -19,7 +19,7 @@ def plates(study: StudyResults) -> Iterator[Plate]:
     if study.document["design"] == "one at a time":
         yield from (_values(study, axis) for axis, values in study.axes.items() if len(values) > 1)
         return
-    if len(study.values) <= len(PALETTE):
+    if len(study.values) <= 2 * len(PALETTE):
         yield _curves(study)
     yield _front(study)
     if study.reference is not None and study.claimed:
