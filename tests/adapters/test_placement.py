@@ -81,6 +81,7 @@ def test_linear_layers_are_sites_of_their_own():
             r"sizes\['layer3.\*'\]=500 is larger",
         ),
         ("grouped", {"groups": 4, "sites": {"sizes": {"layer3.*": 7}}}, r"sizes\['layer3.\*'\]=7 divides"),
+        ("low_rank", {"rank": 999, "sites": {"sizes": {"layer1*": 4}}}, "adapter.rank=999 is larger"),
         ("parallel", {"sites": {"include": ["conv1"], "exclude": ["c*1"]}}, "leaves none of the 7 sites"),
         ("parallel", {"sites": {"sizes": {"*": 0}}}, "leaves none of the 7 sites"),
         ("bias", {"sites": {"include": ["zzz"]}}, "no site for adapter 'bias'"),

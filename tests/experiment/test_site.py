@@ -245,6 +245,9 @@ def test_a_backbone_is_fetched_in_pieces_and_kept(tmp_path, rounding):
         another = site(tmp_path / "here")
         assert misfit(server.terms, another.greet(server.terms, 1))
         assert another.greet(server.terms, 1).missing_from == 0
+        assert another.take(server.terms.backbone, 0, len(data), data) == len(data)
+        assert misfit(server.terms, another.greet(server.terms, 1)) == ""
+        assert kept.exists()
 
 
 def test_own_classes_are_mapped(server, tmp_path):

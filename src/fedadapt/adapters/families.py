@@ -21,7 +21,7 @@ def kernels(backbone: str, *, thin: bool) -> tuple[int, ...]:
     """The square kernels that get branches in networks of that name; empty if no family is known by it.
 
     Example:
-        >>> kernels("mobilenetv3_small_100", thin=True), kernels("resnet26", thin=True)
+        >>> kernels("MobileNetV3", thin=True), kernels("resnet26", thin=True)
         ((1,), ())
     """
-    return next((pair[thin] for glob, pair in PRESETS.items() if fnmatchcase(backbone, glob)), ())
+    return next((pair[thin] for glob, pair in PRESETS.items() if fnmatchcase(backbone.lower(), glob)), ())

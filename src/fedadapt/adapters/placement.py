@@ -69,7 +69,7 @@ class Placement:
         Returns:
             The option with its value, for a message; None if every size is taken somewhere.
         """
-        asked = {f"adapter.{option}={default}": list(chosen)} | {
+        asked = {f"adapter.{option}={default}": [site for site in chosen if self._glob(site) is None]} | {
             f"adapter.sites.sizes[{glob!r}]={size}": [site for site in chosen if self._glob(site) == glob]
             for glob, size in self.sizes.items()
         }

@@ -60,7 +60,7 @@ def describe_site(path: Path, recipe: Path | None = None, terms: Path | None = N
     Raises:
         FedadaptError: something does not fit.
     """
-    site = FederationSite(path)
+    site = FederationSite(path, load_config(recipe) if recipe else None)
     dataset = site.load()
     counts = torch.bincount(dataset.train.labels, minlength=dataset.num_classes).tolist()
     found = {
@@ -141,7 +141,8 @@ class FederationSite:
         fit = self.fit(terms, client)
         fetched = self._cached(terms.backbone)
         if fetched.exists() and not (fit.backbone in ("", terms.backbone) and _readable(fetched)):
-            fetched.unlink()
+            fetched.unlink(missing_ok=True)
+            self._built = None
         if not fit.problem and fit.missing_from is None:
             write_whole(self._of_run(terms.run) / TERMS, terms.model_dump_json().encode())
         return fit

@@ -229,6 +229,18 @@ def test_what_ails_all_sites_does_not_use_up_the_rounds(grid):
     assert said.count("round 1: 0 of 2 updates; asking those that failed again") == 5
 
 
+def test_a_site_that_failed_is_asked_again_while_another_is_away(grid):
+    """Who is not there is not waited for before those that failed are asked again."""
+    engine, _ = engine_on(grid, quorum=2, deadline=10)
+    failing = ScriptedSite(0)
+    failing.broken = True
+    grid.add(10, failing)
+    grid.add(11, ScriptedSite(1))
+    grid.at(100, lambda: setattr(failing, "broken", False))
+    assert answered(engine.exchange(requests())) == [(1, 0, b"0"), (1, 1, b"1")]
+    assert 100 < grid.now < 200
+
+
 def test_no_request_is_no_reply(grid):
     """Where nobody is to be asked nobody is waited for."""
     engine, _ = engine_on(grid)

@@ -101,10 +101,12 @@ class _Open:
                 self.failed.pop(reply.client, None)
                 self.usable += 1
 
-    def try_again(self, now: float) -> bool:
-        """Forgets failures, a while after everybody had answered; whether it did."""
-        if not self.silent:
-            self.again_at = min(self.again_at, now + LONGEST_PAUSE_S)
+    def try_again(self, now: float, present: set[int]) -> bool:
+        """Forgets failures, a while after everybody who is present had answered; whether it did."""
+        if not self.failed or self.silent & present:
+            self.again_at = math.inf
+            return False
+        self.again_at = min(self.again_at, now + LONGEST_PAUSE_S)
         if now < self.again_at:
             return False
         self.failed.clear()
@@ -145,7 +147,7 @@ class FlowerEngine:
         self._downloads: Counter[int] = Counter()
 
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
-        """Brings each request to its site; returns when all have answered, or at quorum and deadline.
+        """Brings each request to its site; returns with a quorum, when all have answered or at the deadline.
 
         A site that failed has answered; but where a quorum is wanting those that failed are asked again, after a
         pause, so that what ails them all does not use up the rounds. Of those who did not answer there is a reply
@@ -173,7 +175,7 @@ class FlowerEngine:
                 quorum_since = self._clock()
             if open_.usable >= quorum and (not open_.silent or self._overdue(quorum_since)):
                 return [replace(reply, downloads=self._downloads[reply.client]) for reply in open_.close()]
-            if open_.try_again(self._clock()):
+            if open_.usable < quorum and open_.try_again(self._clock(), set(self._sites.node_of)):
                 self._mandate.say(
                     f"round {round_}: {open_.usable} of {quorum} updates; asking those that failed again"
                 )

@@ -36,8 +36,8 @@ from fedadapt.runs.lock import acquire, is_held
 START_S = 120.0
 """How long a submitted run may take until it has the lock of its directory."""
 
-PAUSE_S = 5.0
-"""After a submission that failed."""
+GRACE_S = 60.0
+"""For a run to begin whose submission failed to say so."""
 
 IN_USE = "already in use"
 """What Flower says of a key that it knows."""
@@ -134,8 +134,6 @@ class FlowerServer:
                 self._start_link()
             if self._submit():
                 self._wait_while_led()
-            else:
-                time.sleep(PAUSE_S)
             done = self._rounds()[0]
             best, tries = (done, 0) if done > best else (best, tries + 1)
             failure = self._home / FAILURE
@@ -167,6 +165,12 @@ class FlowerServer:
         try:
             said = flwr(self._home, "run", str(self._home / "app"), "here")
         except EngineError as error:
+            # It may have been submitted all the same, and the app be on its way to the run's lock.
+            until = time.monotonic() + GRACE_S
+            while time.monotonic() < until and self._link.alive:
+                if is_held(self._run):
+                    return True
+                time.sleep(0.5)
             self._say(f"{error}; submitting it again")
             return False
         self._submitted.append(str(said["run-id"]))
