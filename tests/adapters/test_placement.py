@@ -208,6 +208,30 @@ def test_a_layer_that_is_called_by_keyword_is_no_site():
     assert sites_of("parallel", backbone) == ["a"]
 
 
+def test_a_layer_that_is_called_otherwise_for_more_images_is_no_site():
+    """A network may use a layer for single images alone; no branch is put there, and it runs."""
+
+    class Net(nn.Module):
+        """A convolution, and one that adds nothing and is used for a single image."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = conv(3), conv(4), nn.utils.skip_init(nn.Linear, 4, 2)
+
+        def forward(self, x):
+            x = self.a(x)
+            if len(x) == 1:
+                x = x + 0 * self.b(x)
+            return self.head(x.mean((2, 3)))
+
+    net = Net()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(0))
+    backbone = finish("mine", net, "head", 2, torch.Generator(), None, (3, 8, 8))
+    assert sites_of("parallel", backbone) == ["a"]
+
+
 def test_a_network_that_mixes_images_is_refused():
     """Without running statistics a batch norm looks at the whole batch, even in eval mode."""
     norm = nn.BatchNorm2d(4, track_running_stats=False)

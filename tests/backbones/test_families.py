@@ -218,3 +218,28 @@ def test_a_family_has_sites_as_it_is(name, wide, thin):
             assert {site.kernel_size[0] for site in model.sites if site.kind == "conv"} == kernels
             trained = sum(t.numel() for n, t in model.start.items() if model.groups[n] is Group.ADAPTER)
             assert 0 < trained < 0.15 * backbone.num_parameters
+
+
+def test_a_network_that_cannot_be_copied_is_refused():
+    """Hooks that compute weights keep tensors that cannot be copied; layers without a shape have none yet."""
+    generator = torch.Generator().manual_seed(0)
+
+    def hooked():
+        net = nn.Sequential(
+            nn.Flatten(), nn.utils.skip_init(nn.Linear, 12, 4), nn.utils.skip_init(nn.Linear, 4, 2)
+        )
+        nn.init.ones_(net[1].weight)
+        with pytest.warns(FutureWarning, match="weight_norm"):
+            torch.nn.utils.weight_norm(net[1])
+        return net
+
+    for make, said in (
+        (hooked, "cannot be copied .* use torch.nn.utils.parametrizations"),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.utils.skip_init(nn.Linear, 4, 2)),
+            "no shape yet at '1.weight'",
+        ),
+    ):
+        with pytest.raises(BackboneError, match=said) as caught:
+            wrap(make(), 2, generator, image=(3, 2, 2))
+        assert "\n" not in str(caught.value)

@@ -70,6 +70,7 @@ TABLE = [
         exact_start=False,
     ),
     Case("diagonal", lambda site: site.out_channels),
+    Case("diagonal", lambda site: site.out_channels, options={"init": "rebuffi"}, exact_start=False),
     Case(
         "low_rank",
         lambda site: rank_of(site, 2) * (site.in_channels + site.out_channels),
@@ -83,6 +84,12 @@ TABLE = [
         linear=False,
     ),
     Case("seeded", lambda site: rank_of(site, 2) * site.out_channels, options={"rank": 2}),
+    Case(
+        "seeded",
+        lambda site: rank_of(site, 2) * site.out_channels,
+        options={"rank": 2, "init": "rebuffi"},
+        exact_start=False,
+    ),
     Case("series", lambda site: site.out_channels * site.out_per_group),
     Case(
         "series",

@@ -227,6 +227,9 @@ def test_a_backbone_is_fetched_in_pieces_and_kept(tmp_path, rounding):
     data = (server.path / WEIGHTS).read_bytes()
     weights.unlink()
     here = site(tmp_path / "here")
+    small = here.greet(server.terms.model_copy(update={"image": (3, 9, 9)}), 1)
+    assert "the federation has 3x9x9" in small.problem
+    assert here.greet(server.terms.model_copy(update={"version": "9.9"}), 1).problem.startswith("fedadapt is")
     half = len(data) // 2
     assert here.greet(server.terms, 1).missing_from == 0
     assert here.take(server.terms.backbone, 0, len(data), data[:half]) == half
@@ -299,13 +302,20 @@ def test_check_compares_what_the_server_will(tmp_path, server):
     assert server.terms.layout.startswith(found["layout"])
     for terms, why in (
         ({"backbone": "ab" * 32}, "backbone"),
-        ({"version": "9.9"}, "and 9.9 at the server"),
+        ({"version": "9.9"}, "the federation has 9.9"),
         ({"image": (3, 9, 9)}, "the federation has 3x9x9"),
         ({"class_names": ("cat", "dog")}, "does not fit"),
     ):
         with pytest.raises(ConfigError, match=why) as caught:
             told(**terms)
         assert "\n" not in str(caught.value)
+    assert told()["backbone"] == found["backbone"]
+    other = tmp_path / "other.toml"
+    other.write_text(
+        'rounds = 9\n[backbone]\nname = "resnet20"\nwidth = 0.25\n[data.source]\nname = "digits"\n'
+    )
+    with pytest.raises(ConfigError, match="recipe is"):
+        describe_site(here.path, other, file)
     file.write_text("{")
     with pytest.raises(ConfigError, match="cannot be read"):
         describe_site(here.path, terms=file)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fedadapt.adapters.adapter import TRAINED, Adapter, Branches
 from fedadapt.adapters.hosts import beside, into_centre
+from fedadapt.adapters.parallel import Init, draw
 from fedadapt.adapters.placement import Placement
 from fedadapt.adapters.sites import Site
 from fedadapt.registry import register
@@ -42,7 +43,7 @@ class Diagonal(nn.Module):
 
 
 @register("adapter", "diagonal")
-def diagonal(*, sites: Placement = Placement()) -> Adapter:
+def diagonal(*, init: Init = "zero", sites: Placement = Placement()) -> Adapter:
     """A depthwise 1x1 convolution beside every 3x3: one value for each output channel.
 
     ``y_o = conv(x; W)_o + scaling * a_o * x_i``, i the channel of the same number. Where there are more outputs
@@ -50,6 +51,7 @@ def diagonal(*, sites: Placement = Placement()) -> Adapter:
     the matrix is an identity, cut or repeated to size, with its rows scaled. It is linear in a and merges.
 
     Args:
+        init: as for the parallel adapter.
         sites: where the branches sit.
 
     Source:
@@ -61,8 +63,9 @@ def diagonal(*, sites: Placement = Placement()) -> Adapter:
     """
 
     def build(site: Site, generator: torch.Generator) -> nn.Module:
-        del generator
-        return beside(site, Diagonal(site), sites.scaling)
+        branch = Diagonal(site)
+        draw(branch.weight, init, generator)
+        return beside(site, branch, sites.scaling)
 
     def kernel(site: Site, branch: dict[str, Tensor]) -> Tensor:
         matrix = torch.zeros(site.out_channels, site.in_per_group)

@@ -60,7 +60,8 @@ def grouped(
             )
 
     def build(site: Site, generator: torch.Generator) -> nn.Module:
-        branch = draw(Matrix(site.in_channels, site.out_channels, blocks(site)), init, generator)
+        branch = Matrix(site.in_channels, site.out_channels, blocks(site))
+        draw(branch.weight, init, generator)
         return beside(site, branch, sites.scaling)
 
     def kernel(site: Site, branch: dict[str, Tensor]) -> Tensor:

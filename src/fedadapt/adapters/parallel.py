@@ -39,11 +39,10 @@ class Matrix(nn.Module):
         return self.weight
 
 
-def draw(branch: Matrix, init: Init, generator: torch.Generator) -> Matrix:
-    """The branch at its start: zero, or N(0, 2 / out_channels) as in the source of the parallel adapter."""
+def draw(weight: Float[Tensor, "1 D ..."], init: Init, generator: torch.Generator) -> None:
+    """Draws what a branch starts at, in place: zero, or N(0, 2 / D) as in the source of the parallel adapter."""
     if init == "rebuffi":
-        branch.weight.normal_(0.0, (2.0 / branch.weight.shape[1]) ** 0.5, generator=generator)
-    return branch
+        weight.normal_(0.0, (2.0 / weight.shape[1]) ** 0.5, generator=generator)
 
 
 @register("adapter", "parallel")
@@ -69,7 +68,8 @@ def parallel(*, init: Init = "zero", sites: Placement = Placement()) -> Adapter:
     """
 
     def build(site: Site, generator: torch.Generator) -> nn.Module:
-        branch = draw(Matrix(site.in_channels, site.out_channels, site.groups), init, generator)
+        branch = Matrix(site.in_channels, site.out_channels, site.groups)
+        draw(branch.weight, init, generator)
         return beside(site, branch, sites.scaling)
 
     fold = into_centre(lambda site, branch: branch["weight"], sites.scaling)

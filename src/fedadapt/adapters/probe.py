@@ -83,7 +83,11 @@ def probe(
     _check(name, alone, together)
     seen = {}
     for place, out in outputs.items():
-        pairs = zip(first[place], inputs[place], strict=True)
+        alone_there, together_there = first.get(place, []), inputs.get(place, [])
+        if len(alone_there) != len(together_there):
+            # It is called otherwise when images come together.
+            continue
+        pairs = zip(alone_there, together_there, strict=True)
         by_image = all(len(both) > 1 and both[0] == 2 * one[0] for one, both in pairs)
         is_map = isinstance(module.get_submodule(place), nn.Conv2d)
         size = out[2:].numel() if is_map else out[:-1].numel() // 2

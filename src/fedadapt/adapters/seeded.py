@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fedadapt.adapters.adapter import TRAINED, Adapter, Branches
 from fedadapt.adapters.hosts import beside, client_product, into_centre
 from fedadapt.adapters.low_rank import Rank, clip_rank, product
+from fedadapt.adapters.parallel import Init, draw
 from fedadapt.adapters.placement import Placement
 from fedadapt.adapters.sites import Site
 from fedadapt.registry import register
@@ -39,12 +40,12 @@ class SeededLowRank(nn.Module):
 
 
 @register("adapter", "seeded")
-def seeded(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
+def seeded(*, rank: Rank = 8, init: Init = "zero", sites: Placement = Placement()) -> Adapter:
     """A low-rank adapter that trains and sends one of its two matrices: about 0.7 % of the values at rank 8.
 
     ``y = base(x; W) + scaling * B A x`` by pixel or token. A, of shape ``[rank, C]``, has entries
     ``+-1 / sqrt(C)`` whose signs follow from the run's seed and the name of the site: every party makes it
-    by itself, and it is neither sent nor stored. B, of shape ``[D, rank]``, is trained from zero. The branch is
+    by itself, and it is neither sent nor stored. B, of shape ``[D, rank]``, is trained, from zero by default. The branch is
     linear in B, so the mean of adapters is the adapter of the mean map; it merges into the centre tap.
 
     The rows of A have length 1, so A x is as large as x, and a step on B moves the map no further than the same
@@ -52,6 +53,7 @@ def seeded(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
 
     Args:
         rank: clipped at a site to the fewest channels that it has on a side, by group.
+        init: of B, as for the parallel adapter.
         sites: where the branches sit; `sites.sizes` sets the rank by site.
 
     Raises:
@@ -69,7 +71,9 @@ def seeded(*, rank: Rank = 8, sites: Placement = Placement()) -> Adapter:
     clipped, check = clip_rank(sites, rank)
 
     def build(site: Site, generator: torch.Generator) -> nn.Module:
-        return beside(site, SeededLowRank(site, clipped(site), generator), sites.scaling)
+        branch = SeededLowRank(site, clipped(site), generator)
+        draw(branch.up, init, generator)
+        return beside(site, branch, sites.scaling)
 
     return Adapter(
         "seeded",

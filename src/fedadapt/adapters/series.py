@@ -34,7 +34,8 @@ def series(*, init: Init = "zero", sites: Placement = Placement()) -> Adapter:
     """
 
     def build(site: Site, generator: torch.Generator) -> nn.Module:
-        branch = draw(Matrix(site.out_channels, site.out_channels, site.groups), init, generator)
+        branch = Matrix(site.out_channels, site.out_channels, site.groups)
+        draw(branch.weight, init, generator)
         return After(site.module, branch, sites.scaling, channels_first=True)
 
     def fold(

@@ -17,13 +17,13 @@ from fedadapt.errors import ConfigError, RunError
 from fedadapt.experiment.build import Clients, Experiment, build, load_data, manifest
 from fedadapt.experiment.config import PopulationConfig, RunConfig
 from fedadapt.experiment.run import StoredMemory, Watcher, play_on, rebuild
-from fedadapt.federation.handshake import Terms
+from fedadapt.federation.handshake import TERMS, Terms
 from fedadapt.files import write_whole
 from fedadapt.runs import log as run_log
 from fedadapt.runs.records import Outcome, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
 
-WEIGHTS, SITES, TERMS = "backbone.safetensors", "sites.json", "terms.json"
+WEIGHTS, SITES = "backbone.safetensors", "sites.json"
 
 
 def begin(config: RunConfig, folder: Path) -> Path:

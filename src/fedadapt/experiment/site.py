@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedadapt.backbones.rounding import round_backbone
 from fedadapt.data.classes import align_classes
-from fedadapt.data.dataset import Dataset, Split
+from fedadapt.data.dataset import Dataset
 from fedadapt.data.holdout import hold_out
 from fedadapt.engines.flower.site_file import load_site
 from fedadapt.errors import (
@@ -34,7 +34,7 @@ from fedadapt.errors import (
 )
 from fedadapt.experiment.build import Clients, Experiment, build, load_data, share_out
 from fedadapt.experiment.config import RunConfig, load_config, make_config
-from fedadapt.federation.handshake import Fit, Terms, misfit, parse
+from fedadapt.federation.handshake import TERMS, Fit, Terms, misfit, parse
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.serve import serve
 from fedadapt.files import write_whole
@@ -42,8 +42,6 @@ from fedadapt.params import Streams, from_bytes, to_bytes
 from fedadapt.runs.lock import acquire
 from fedadapt.seeds import Seeds
 from fedadapt.training.processor import tuned_processor
-
-TERMS = "terms.json"
 
 LOCK_PATIENCE_S = 24 * 3600.0
 """How long a second request for a round waits for the first one, whose answer it then gives."""
@@ -94,10 +92,6 @@ def _fitting(site: FederationSite, file: Path) -> dict[str, str]:
         raise ConfigError(
             f"terms {file} cannot be read ({one_line(error)}); take terms.json of the run"
         ) from error
-    if terms.version != version("fedadapt"):
-        raise ConfigError(
-            f"fedadapt is {version('fedadapt')} here and {terms.version} at the server; install that one"
-        )
     fit = site.fit(terms, 0 if site.config.client is None else site.config.client)
     if fit.problem:
         raise ConfigError(f"site {site.path} does not fit: {fit.problem}")
@@ -158,7 +152,17 @@ class FederationSite:
         try:
             missing = self._missing_from(terms)
             if missing is not None:
-                return Fit(client=number, missing_from=missing, **own)
+                # What does not fit anyhow need not fetch a backbone.
+                _, held = self._data_for(terms, self._config(terms), number)
+                would = Fit(
+                    client=number,
+                    num_examples=len(held),
+                    backbone=terms.backbone,
+                    layout=terms.layout,
+                    codec=terms.codec,
+                    **own,
+                )
+                return Fit(client=number, missing_from=missing, problem=misfit(terms, would), **own)
             experiment, held = self._build(terms, number)
         except FedadaptError as error:
             return Fit(client=number, problem=str(error)[:500], **own)
@@ -224,37 +228,41 @@ class FederationSite:
     def _make(
         self, terms: Terms, number: int, weights: Path | None
     ) -> tuple[Experiment, Int64[Tensor, " n"]]:
+        config = self._config(terms)
+        if weights is not None:
+            backbone = config.backbone.model_copy(update={"weights": str(weights)})
+            config = config.model_copy(update={"backbone": backbone})
+        dataset, held = self._data_for(terms, config, number)
+        with chdir(self.path.parent):
+            experiment = build(config, lambda config: (dataset, dataset.test, Clients()))
+        return replace(experiment, mean=terms.mean, std=terms.std), held
+
+    def _config(self, terms: Terms) -> RunConfig:
+        """The federation's recipe with this site's data and device."""
         config = make_config(json.loads(terms.recipe))
         own: dict[str, Any] = {"data": config.data.model_copy(update={"source": self.config.source})}
         if self.config.device is not None:
             own["train"] = config.train.model_copy(update={"device": self.config.device})
-        if weights is not None:
-            own["backbone"] = config.backbone.model_copy(update={"weights": str(weights)})
+        return config.model_copy(update=own)
 
-        held = torch.empty(0, dtype=torch.int64)
-
-        def load(config: RunConfig) -> tuple[Dataset, Split, Clients]:
-            nonlocal held
-            if self.config.share:
+    def _data_for(self, terms: Terms, config: RunConfig, number: int) -> tuple[Dataset, Int64[Tensor, " n"]]:
+        """This site's data under the federation's classes, and which of them it trains on."""
+        if self.config.share:
+            with chdir(self.path.parent):
                 dataset, _ = load_data(config)
-                held = share_out(config, dataset.train).train[number]
-            else:
-                dataset = self.load()
-                generator = Seeds(config.seed).torch("local test", client=number)
-                every = torch.arange(len(dataset.train))
-                held, _ = hold_out(every, dataset.train.labels, config.data.local_test_fraction, generator)
-            shape = tuple(dataset.train.images.shape[1:])
-            if shape != terms.image:
-                raise DataError(
-                    f"images of {dataset.name} are {_by(shape)} here, the federation has {_by(terms.image)}; "
-                    "set size and channels of the source in the site file"
-                )
-            aligned = align_classes(dataset, terms.class_names, self.config.classes)
-            return aligned, aligned.test, Clients()
-
-        with chdir(self.path.parent):
-            experiment = build(config.model_copy(update=own), load)
-        return replace(experiment, mean=terms.mean, std=terms.std), held
+            held = share_out(config, dataset.train).train[number]
+        else:
+            dataset = self.load()
+            generator = Seeds(config.seed).torch("local test", client=number)
+            every = torch.arange(len(dataset.train))
+            held, _ = hold_out(every, dataset.train.labels, config.data.local_test_fraction, generator)
+        shape = tuple(dataset.train.images.shape[1:])
+        if shape != terms.image:
+            raise DataError(
+                f"images of {dataset.name} are {_by(shape)} here, the federation has {_by(terms.image)}; "
+                "set size and channels of the source in the site file"
+            )
+        return align_classes(dataset, terms.class_names, self.config.classes), held
 
     def _of_run(self, run: str) -> Path:
         return self._folder / run

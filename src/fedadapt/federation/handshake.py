@@ -12,6 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from fedadapt.errors import FrameError, one_line
 
+TERMS = "terms.json"
+"""The file in which a server says its terms, and a site keeps those that it agreed to."""
+
 MAX_TEXT = 2**20
 """Characters of a document of the handshake; longer ones are refused unread."""
 

@@ -267,8 +267,6 @@ class FlowerEngine:
 
     def _collect(self) -> list[Reply]:
         """Takes in what has arrived; gives the answers to requests, of this round and of earlier ones."""
-        if not self._out:
-            return []
         replies = []
         for message in self._pull():
             sent = self._out.pop(message.metadata.reply_to_message_id, None)
@@ -285,22 +283,20 @@ class FlowerEngine:
         return replies
 
     def _pull(self) -> list[Message]:
-        """What has arrived. A message that Flower cannot put together costs its sender alone."""
-        try:
-            return list(self._grid.pull_messages(list(self._out)))
-        except OSError:
-            raise
-        except Exception:  # noqa: BLE001 - whatever a site can make Flower stumble over
-            found = list[Message]()
-            for key, sent in list(self._out.items()):
-                try:
-                    found += self._grid.pull_messages([key])
-                except OSError:
-                    raise
-                except Exception as error:  # noqa: BLE001 - likewise
-                    self._out.pop(key, None)
-                    self._hear_failure(sent, f"its message cannot be read: {error}")
-            return found
+        """What has arrived, one by one: a message that Flower cannot put together costs its sender alone.
+
+        Flower gives out what it has once; of a batch with such a message the others would be lost as well.
+        """
+        found = list[Message]()
+        for key, sent in list(self._out.items()):
+            try:
+                found += self._grid.pull_messages([key])
+            except OSError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a site can make Flower stumble over
+                self._out.pop(key, None)
+                self._hear_failure(sent, f"its message cannot be read: {error}")
+        return found
 
     def _hear_failure(self, sent: _Sent, reason: str) -> None:
         """Flower lost the node or the app on it crashed; if it is still there it is greeted anew, after a pause."""

@@ -28,7 +28,7 @@ MAX_BODY_BYTES = 16 * 2**20
 TIMEOUT_S = 60.0
 
 MAX_CONNECTIONS = 1000
-"""At a time; more are turned away at once."""
+"""At a time; requests on further ones are answered with 503."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -94,8 +94,7 @@ class FlowerServer:
         self._port = free_port()
         self._submitted: list[str] = []
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = acquire(self._home)
-        self._inner = _inner_certificate(self._home) if address.certificate else None
+        self._inner = self._home / "inner.pem" if address.certificate else None
         self._link = Child(self._link_command(), self._home, self._home / "superlink.log", EXECUTOR)
 
     def keep_going(self) -> None:
@@ -103,13 +102,17 @@ class FlowerServer:
 
         Raises:
             EngineError: it cannot be brought to go on.
+            RunError: another process serves the run.
         """
-        write_bundle(self._home / "app", self._run)
-        self._write_connection()
-        (self._home / FAILURE).unlink(missing_ok=True)
-        trust = ssl.create_default_context(cafile=str(self._inner)) if self._inner else None
-        scheme = "https" if self._inner else "http"
+        lock = acquire(self._home)
         try:
+            if self._inner:
+                _write_certificate(self._inner)
+            write_bundle(self._home / "app", self._run)
+            self._write_connection()
+            (self._home / FAILURE).unlink(missing_ok=True)
+            trust = ssl.create_default_context(cafile=str(self._inner)) if self._inner else None
+            scheme = "https" if self._inner else "http"
             self._start_link()
             self._register()
             gate = Gate(f"{scheme}://127.0.0.1:{self._port}", trust)
@@ -120,7 +123,7 @@ class FlowerServer:
             self._note_traffic()
         finally:
             self._link.stop()
-            os.close(self._lock)
+            os.close(lock)
 
     def _watch(self) -> None:
         best, tries = self._rounds()[0], 0
@@ -254,9 +257,8 @@ class FlowerServer:
         write_whole(self._home / "traffic.json", json.dumps(counts, indent=2).encode())
 
 
-def _inner_certificate(folder: Path) -> Path:
+def _write_certificate(file: Path) -> None:
     """A certificate of this server for itself, so that nobody else on the machine can pose as the SuperLink."""
-    file = folder / "inner.pem"
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fedadapt server")])
     now = datetime.now(UTC)
@@ -285,4 +287,3 @@ def _inner_certificate(folder: Path) -> Path:
     with os.fdopen(descriptor, "wb") as opened:
         opened.write(secret)
     file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    return file
