@@ -96,6 +96,11 @@ def network(work: Work) -> nn.Module:
     net = cifar_resnet(20, width=work.width, num_classes=CLASSES).eval()
     if work.adapter == "full":
         return net
+    return adapted(net)
+
+
+def adapted(net: nn.Module) -> nn.Module:
+    """`net` with a branch beside every convolution, of which branches, norm affines and head are trained."""
     net.requires_grad_(requires_grad=False)
     for name, module in list(net.named_modules()):
         if isinstance(module, nn.Conv2d):
