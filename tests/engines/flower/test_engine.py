@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp.mod import LocalDpMod, arrays_size_mod, message_size_mod
 from flwr.serverapp import Grid
 
 from fedadapt.engines.flower.client_app import make_client_app
@@ -85,9 +86,10 @@ class ScriptedGrid(Grid):
         for when in [when for when in self.script if when <= self.now]:
             self.script.pop(when)()
 
-    def add(self, node, site, delay=0.0):
+    def add(self, node, site, delay=0.0, mods=()):
         """A node comes online."""
-        self.nodes[node], self.delay[node] = (make_client_app(lambda paths: SiteDesk(site)), site), delay
+        app = make_client_app(lambda paths: SiteDesk(site), mods)
+        self.nodes[node], self.delay[node] = (app, site), delay
 
     def get_node_ids(self):
         """Who is online."""
@@ -467,3 +469,33 @@ def test_a_refused_site_that_was_mended_is_let_in(grid):
     assert answered(engine.exchange(requests(clients=(0,)))) == [(1, 0, b"0")]
     assert sum("is refused" in line for line in said) == 1
     assert 200 <= grid.now < 245
+
+
+def test_flowers_mods_see_the_frames(grid, caplog):
+    """Flower's own and a user's, in their order, around handshakes and rounds; the frame passes through them whole."""
+    seen = []
+
+    def watch(message, context, call_next):
+        answer = call_next(message, context)
+        seen.append((message.metadata.message_type, len(answer.content.array_records)))
+        return answer
+
+    engine, _ = engine_on(grid, clients=1)
+    grid.add(10, ScriptedSite(0), mods=[message_size_mod, arrays_size_mod, watch])
+    with caplog.at_level("INFO", "flwr"):
+        assert answered(engine.exchange(requests(clients=(0,), frame=b"12345"))) == [(1, 0, b"0")]
+    assert seen == [("query.hello", 0), ("train.round", 1)]
+    told = [record.getMessage() for record in caplog.records if record.name == "flwr"]
+    sizes = [line for line in told if "message size" in line]
+    assert [line.split()[0] for line in sizes] == ["Incoming", "Outgoing"] * 2
+    assert "{'frame': {'elements': 5, 'bytes': " in next(line for line in told if line.startswith("{"))
+    assert told.index(sizes[0]) < next(n for n, line in enumerate(told) if "Total array elements" in line)
+
+
+def test_a_mod_that_needs_parameters_is_told_apart(grid):
+    """Flower's local differential privacy finds none to clip: the site does not get in, and the log says why."""
+    engine, said = engine_on(grid, deadline=60)
+    grid.add(10, ScriptedSite(0), mods=[LocalDpMod(1.0, 1.0, 1.0, 1e-5)])
+    grid.at(50, lambda: grid.add(11, ScriptedSite(1)))
+    assert answered(engine.exchange(requests(clients=(0, 1)))) == [(1, 1, b"1")]
+    assert "node 10 did not answer query.hello: LocalDpMod expects exactly one ArrayRecord" in "\n".join(said)
