@@ -36,7 +36,7 @@ CONTENTS = (
     ("array of 'numpy.ndarray' 'object'", lambda number: _with(frame=PICKLED)),
     ("other arrays than one frame", lambda number: _with(frame=FRAME, bias=FRAME)),
     ("other arrays than one frame", lambda number: _with(bias=FRAME)),
-    ("it is not from fedadapt", lambda number: pack(_text(number), b"\xff" * 3 * 2**23)),
+    ("is longer than the", lambda number: pack(_text(number), b"\xff" * 3 * 2**23)),
 )
 """What a message holds, after what the record of its round says; one a round, from the second on."""
 

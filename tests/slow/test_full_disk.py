@@ -14,7 +14,7 @@ from nodes import Federation
 
 from fedadapt.runs.records import Outcome
 
-ROUNDS = 12
+ROUNDS = 10
 
 
 @contextmanager

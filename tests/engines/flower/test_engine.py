@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.clientapp.mod import LocalDpMod, arrays_size_mod, message_size_mod
 from flwr.serverapp import Grid
 
@@ -458,6 +458,49 @@ def test_a_node_that_fails_is_greeted_after_a_pause(grid):
         line for line in said if line.startswith("node 10 did not answer query.hello: ImportError no")
     ]
     assert 5 <= len(failures) <= 8
+
+
+def test_a_node_that_fails_at_rounds_alone_is_asked_ever_more_seldom(grid):
+    """It answers every greeting between; what it says of its failure is cut, so that it cannot fill the server's disk."""
+    engine, said = engine_on(grid, clients=1)
+    site = ScriptedSite(0)
+    grid.add(10, site)
+    good, _ = grid.nodes[10]
+    reason, pauses = "no room\x1b\n" * 10**6, []
+
+    def broken(message, context):
+        if message.metadata.message_type != "train.round":
+            return good(message, context)
+        pauses.append(grid.now)
+        return Message(Error(code=0, reason=reason), reply_to=message)
+
+    grid.nodes[10] = (broken, site)
+    grid.at(600, lambda: grid.nodes.update({10: (good, site)}))
+    (reply,) = engine.exchange(requests(clients=(0,)))
+    assert (reply.frame, reply.downloads) == (b"0", len(pauses) + 1)
+    assert 10 <= len(pauses) <= 20
+    failures = [line for line in said if "did not answer train.round: no room" in line]
+    assert len(failures) == len(pauses)
+    assert max(map(len, failures)) < 600
+    assert failures[0].isprintable()
+
+
+def test_an_array_with_a_long_name_is_a_short_failure(grid):
+    """Why an update is refused goes into the run's record, and the name is the sender's."""
+    engine, _ = engine_on(grid, clients=2)
+
+    def named(message, context, call_next):
+        answer = call_next(message, context)
+        if message.metadata.message_type == "train.round":
+            answer.content["frame"]["frame"] = Array("uint8", (1,), "x" * 10**6, b"0")
+        return answer
+
+    grid.add(10, ScriptedSite(0), mods=[named])
+    grid.add(11, ScriptedSite(1))
+    bad, good = sorted(engine.exchange(requests(clients=(0, 1))), key=lambda reply: reply.client)
+    assert bad.failure.startswith("message holds an array of 'xxx")
+    assert len(bad.failure) < 200
+    assert good.frame == b"1"
 
 
 def test_a_refused_site_that_was_mended_is_let_in(grid):

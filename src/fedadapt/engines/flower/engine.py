@@ -300,12 +300,14 @@ class FlowerEngine:
 
     def _hear_failure(self, sent: _Sent, reason: str) -> None:
         """Flower lost the node or the app on it crashed; if it is still there it is greeted anew, after a pause."""
-        self._mandate.say(f"node {sent.node} did not answer {sent.kind}: {one_line(reason)}")
+        self._mandate.say(f"node {sent.node} did not answer {sent.kind}: {one_line(reason)[:500]}")
         failures = self._sites.failures[sent.node] = self._sites.failures.get(sent.node, -1) + 1
         self._sites.due[sent.node] = self._clock() + min(2.0**failures, LONGEST_PAUSE_S)
         self._forget(sent.node)
 
     def _hear_answer(self, message: Message, sent: _Sent) -> list[Reply]:
+        # Not at its greeting: an app that answers greetings may fail at every round.
+        self._sites.failures.pop(sent.node, None)
         try:
             answer, frame = parse(Answer, text_of(message)), frame_of(message)
         except FrameError as error:
@@ -332,7 +334,6 @@ class FlowerEngine:
             return
         held = self._sites.node_of.get(fit.client)
         self._sites.node_of[fit.client] = sent.node
-        self._sites.failures.pop(sent.node, None)
         self._sites.refused.pop(sent.node, None)
         again = "" if held in (None, sent.node) else ", in place of another node"
         self._mandate.say(f"client {fit.client} is here with {fit.num_examples} samples{again}")
