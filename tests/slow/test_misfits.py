@@ -21,7 +21,9 @@ ROUNDS = 3
 @pytest.mark.timeout(3600)
 def test_sites_that_differ_are_refused_on_both_sides(tmp_path):
     """One line each, on the site and on the server; the two that fit go on by quorum, as if they were alone."""
-    text = recipe(ROUNDS, 15).replace("num_clients = 3", "num_clients = 4").replace("quorum = 1", "quorum = 2")
+    text = (
+        recipe(ROUNDS, 15).replace("num_clients = 3", "num_clients = 4").replace("quorum = 1", "quorum = 2")
+    )
     site_with = 'weights = "other.safetensors"\n' + SITE
     with Federation(tmp_path, text, {0: SITE, 1: SITE, 2: site_with, 3: SITE}) as federation:
         make = load_config(federation.recipe).backbone.create("backbone")

@@ -18,15 +18,18 @@ from fedadapt.runs.records import Outcome
 from fedadapt.runs.store import RunStore
 
 ROUNDS = 6
-RECIPE = TOML.replace("lr = 0.01", "lr = 0.1\nbatch_size = 16").replace(
-    "rounds = 3",
-    f"""
+RECIPE = (
+    TOML.replace("lr = 0.01", "lr = 0.1\nbatch_size = 16").replace(
+        "rounds = 3",
+        f"""
 rounds = {ROUNDS}
 cohort = 2
 algorithm = {{ name = "fedadam", lr = 0.003 }}
 codec = {{ name = "int4 > zstd", error_feedback = true }}
 """,
-) + "\n[engine]\nchunk = 1\n[federation]\nquorum = 2\n"
+    )
+    + "\n[engine]\nchunk = 1\n[federation]\nquorum = 2\n"
+)
 
 
 @pytest.mark.slow
