@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.clientapp.mod import LocalDpMod, arrays_size_mod, message_size_mod
@@ -458,6 +460,36 @@ def test_a_node_that_fails_is_greeted_after_a_pause(grid):
         line for line in said if line.startswith("node 10 did not answer query.hello: ImportError no")
     ]
     assert 5 <= len(failures) <= 8
+
+
+def test_half_a_message_holds_up_nobody_else(grid, monkeypatch):
+    """Flower waits for the rest of it in vain: the round closes at its deadline, and the next one hears it out."""
+    monkeypatch.setattr("fedadapt.engines.flower.pull.PATIENCE_S", 0.2)
+    engine, _ = engine_on(grid, deadline=20, clients=2)
+    grid.add(10, ScriptedSite(0))
+    grid.add(11, ScriptedSite(1))
+    pull, whole = grid.pull_messages, threading.Event()
+
+    def waiting(keys):
+        (key,) = keys
+        reply = grid.replies.get(key, (0, None))[1]
+        if reply and "train" in reply.metadata.message_type and reply.metadata.src_node_id == 10:
+            assert whole.wait(60)
+        return pull(keys)
+
+    grid.pull_messages = waiting
+    assert answered(engine.exchange(requests(clients=(0, 1)))) == [(1, 1, b"1")]
+    assert 20 < grid.now < 25
+
+    def end():
+        whole.set()
+        for sent in engine._out.values():
+            if sent.pull:
+                sent.pull._thread.join()
+
+    grid.at(30, end)
+    came = answered(engine.exchange(requests(round=2, clients=(0, 1))))
+    assert came == [(1, 0, b"0"), (2, 0, b"0"), (2, 1, b"1")]
 
 
 def test_a_node_that_fails_at_rounds_alone_is_asked_ever_more_seldom(grid):

@@ -39,8 +39,9 @@ def test_a_supernode_that_was_answered_amiss_is_not_alive(tmp_path, failing):
                 time.sleep(0.1)
             time.sleep(1.0)
             os.kill(node.pid, 0)
-            assert f"500 Internal Server Error' for url 'http://127.0.0.1:{port}{PATHS}{failing}" in (
-                tmp_path / "log"
-            ).read_text()
+            assert (
+                f"500 Internal Server Error' for url 'http://127.0.0.1:{port}{PATHS}{failing}"
+                in (tmp_path / "log").read_text()
+            )
         finally:
             node.stop()

@@ -24,6 +24,7 @@ from fedadapt.engines.flower.carry import (
     text_of,
 )
 from fedadapt.engines.flower.mandate import Mandate
+from fedadapt.engines.flower.pull import Pull
 from fedadapt.errors import EngineError, FrameError, one_line
 from fedadapt.federation.handshake import Fit, misfit, parse
 from fedadapt.federation.messages import Reply, Request
@@ -52,6 +53,7 @@ class _Sent:
     round: int = 0
     client: int = -1
     times: int = 1
+    pull: Pull | None = None
 
 
 @dataclass
@@ -283,14 +285,18 @@ class FlowerEngine:
         return replies
 
     def _pull(self) -> list[Message]:
-        """What has arrived, one by one: a message that Flower cannot put together costs its sender alone.
+        """What has arrived, one by one: a message that Flower cannot put together, or half of one, costs its sender alone.
 
         Flower gives out what it has once; of a batch with such a message the others would be lost as well.
         """
         found = list[Message]()
         for key, sent in list(self._out.items()):
+            sent.pull = sent.pull or Pull(self._grid, key)
+            if not sent.pull.is_over:
+                continue
+            over, sent.pull = sent.pull, None
             try:
-                found += self._grid.pull_messages([key])
+                found += over.result()
             except OSError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a site can make Flower stumble over

@@ -26,7 +26,8 @@ EXECUTOR = b"flower-superexec"
 GIVEN_UP = (
     b"Giving up reconnection",
     b"SSL/TLS handshake error detected",
-    b"/v1/fleet/",
+    b":     Client error '",
+    b":     Server error '",
     b"Exception in thread",
 )
 """What a SuperNode says when its work has ended: its connection was cut in the middle of a handshake, the server answered
