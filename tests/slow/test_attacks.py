@@ -195,8 +195,8 @@ def test_noise_at_the_door(tmp_path):
             federation.join(1)
             federation.join(2, *federation.credentials(2), port=port)
             assert federation.finish(3000) == 0, federation.said("server")
-    print(noise.heard, twister.twisted)
     _, records, _ = hold_against_replay(federation.run)
     assert {r.outcome for r in records if r.client != 2} == {Outcome.ACCEPTED}
-    assert all(noise.heard[how] for how in ("tcp", "tls"))
+    assert all(noise.heard[how] for how in ("tcp", "tls", "signed 400", "signed 401", "unsigned 401"))
+    assert not any(how.endswith("200") for how in noise.heard)
     assert sum(twister.twisted.values()) > rounds

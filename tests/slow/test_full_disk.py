@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,18 +22,18 @@ ROUNDS = 10
 def small_disk(place: Path, size: str) -> Iterator[None]:
     """A file system of its own at `place`; skips the test where none can be mounted."""
     place.mkdir(parents=True)
-    try:
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "none", str(place)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if mount is None or umount is None:
         pytest.skip("there is no mount command here")
+    command = [mount, "-t", "tmpfs", "-o", f"size={size},mode=0700", "none", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
     try:
         yield
     finally:
         # Lazily: a process that was just stopped may still hold a file open.
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+        subprocess.run([umount, "--lazy", str(place)], check=True)
 
 
 def fill(file: Path) -> None:
@@ -52,18 +53,18 @@ def fill(file: Path) -> None:
 def test_a_site_with_a_full_disk_takes_part_again_once_there_is_room(tmp_path):
     """Its updates fail with that reason and the others go on; with room it counts again, from what it last kept."""
     place = tmp_path / "site2" / "fedadapt-site"
-    with Federation(tmp_path, recipe(ROUNDS, 60).replace("quorum = 1", "quorum = 2")) as federation:
-        with small_disk(place, "32m"):
-            federation.serve()
-            for client in federation.sites:
-                federation.join(client)
-            federation.wait_until_said("server", f"round 2 of {ROUNDS}", 900)
-            fill(place / "ballast")
-            federation.wait_until_said("server", "client 2 failed: ", 900)
-            federation.wait_until_said("server", f"round 5 of {ROUNDS}", 900)
-            (place / "ballast").unlink()
-            assert federation.finish(3000) == 0, federation.said("server")
-            federation.stop("site2")
+    text = recipe(ROUNDS, 60).replace("quorum = 1", "quorum = 2")
+    with Federation(tmp_path, text) as federation, small_disk(place, "32m"):
+        federation.serve()
+        for client in federation.sites:
+            federation.join(client)
+        federation.wait_until_said("server", f"round 2 of {ROUNDS}", 900)
+        fill(place / "ballast")
+        federation.wait_until_said("server", "client 2 failed: ", 900)
+        federation.wait_until_said("server", f"round 5 of {ROUNDS}", 900)
+        (place / "ballast").unlink()
+        assert federation.finish(3000) == 0, federation.said("server")
+        federation.stop("site2")
     _, records, _ = hold_against_replay(federation.run)
     assert {r.outcome for r in records if r.client != 2} == {Outcome.ACCEPTED}
     outcomes = [r.outcome for r in records if r.client == 2]

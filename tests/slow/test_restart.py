@@ -36,9 +36,7 @@ codec = {{ name = "int4 > zstd", error_feedback = true }}
 @pytest.mark.flower
 @pytest.mark.timeout(3600)
 def test_a_server_killed_with_all_its_processes_goes_on(tmp_path):
-    """Moments, cohorts and what packing lost survive three deaths: server and sites end where the
-    simulation does, bit for bit.
-    """
+    """Moments, cohorts and what packing lost survive three deaths: all end where the simulation does, bit for bit."""
     draw = random.Random(0)
     with Federation(tmp_path, RECIPE, dict.fromkeys(range(4), SITE)) as federation:
         federation.serve()
