@@ -498,7 +498,7 @@ def test_a_node_that_fails_at_rounds_alone_is_asked_ever_more_seldom(grid):
     site = ScriptedSite(0)
     grid.add(10, site)
     good, _ = grid.nodes[10]
-    reason, pauses = "no room\x1b\n" * 10**6, []
+    reason, pauses = "no room\x1b\n" * 10**5, []
 
     def broken(message, context):
         if message.metadata.message_type != "train.round":

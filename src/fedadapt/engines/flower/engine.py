@@ -306,7 +306,7 @@ class FlowerEngine:
 
     def _hear_failure(self, sent: _Sent, reason: str) -> None:
         """Flower lost the node or the app on it crashed; if it is still there it is greeted anew, after a pause."""
-        self._mandate.say(f"node {sent.node} did not answer {sent.kind}: {one_line(reason)[:500]}")
+        self._mandate.say(f"node {sent.node} did not answer {sent.kind}: {one_line(reason[:500])}")
         failures = self._sites.failures[sent.node] = self._sites.failures.get(sent.node, -1) + 1
         self._sites.due[sent.node] = self._clock() + min(2.0**failures, LONGEST_PAUSE_S)
         self._forget(sent.node)
