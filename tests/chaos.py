@@ -17,10 +17,10 @@ from tiny import TOML
 
 from fedadapt.engines.local import LocalEngine
 from fedadapt.experiment.build import build
-from fedadapt.experiment.config import make_config
+from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.federation.round import play
 from fedadapt.params import Streams, to_bytes
-from fedadapt.runs.records import Outcome
+from fedadapt.runs.records import ClientRecord, Outcome
 from fedadapt.runs.store import RunStore
 from fedadapt.training.evaluate import evaluate
 from fedadapt.training.processor import tuned_processor
@@ -188,25 +188,48 @@ def _descendants(roots: set[int], mark: bytes) -> list[int]:
     return sorted(n for n, command in commands.items() if mark in command and is_below(n))
 
 
+def kill_tree(federation: Federation, name: str) -> int:
+    """Kills a process of a federation and all that it started, at one instant; gives how many that were."""
+    root = federation.processes.pop(name)
+    numbers = _descendants({root.pid}, b"")
+    for number in numbers:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    root.wait()
+    return len(numbers)
+
+
 def _check(path: Path, figures: Figures) -> None:
-    """Holds the run against a simulation in which just the updates counted that the run says counted."""
+    """Holds the run against its simulation, and writes down what became of the updates."""
+    config, clients, accuracy = hold_against_replay(path)
+    assert len(clients) == 3 * config.rounds
+    everyone = {(record.round, record.client) for record in clients}
+    figures.updates_asked = len(clients)
+    figures.updates_lost = sum(record.outcome is not Outcome.ACCEPTED for record in clients)
+    figures.lost_by_reason.update(f"{r.outcome}: {r.reason}" for r in clients if r.reason)
+    figures.accuracy, figures.accuracy_undisturbed = accuracy, replay(config, everyone)[1]
+
+
+def hold_against_replay(path: Path) -> tuple[RunConfig, list[ClientRecord], float]:
+    """Holds a run against a simulation in which just the updates counted that the run says counted, bit for bit.
+
+    Returns:
+        What was to be run, what became of each update that was asked for, and the last accuracy.
+    """
     with RunStore.read(path) as store:
         config, state = make_config(store.manifest["config"]), store.state()
         clients, summaries = store.clients(), store.rounds()
         store.verify()
     assert [summary.round for summary in summaries] == list(range(config.rounds + 1))
-    assert len({(record.round, record.client) for record in clients}) == len(clients) == 3 * config.rounds
-    counted = [(r.round, r.client) for r in clients if r.outcome is Outcome.ACCEPTED]
-    state_then, accuracy = replay(config, set(counted))
+    assert len({(record.round, record.client) for record in clients}) == len(clients)
+    counted = {(r.round, r.client) for r in clients if r.outcome is Outcome.ACCEPTED}
+    state_then, accuracy = replay(config, counted)
     assert to_bytes(state_then) == to_bytes(state)
     assert accuracy == summaries[-1].metrics["accuracy"]
-    everyone = {(record.round, record.client) for record in clients}
-    figures.updates_asked, figures.updates_lost = len(clients), len(clients) - len(counted)
-    figures.lost_by_reason.update(f"{r.outcome}: {r.reason}" for r in clients if r.reason)
-    figures.accuracy, figures.accuracy_undisturbed = accuracy, replay(config, everyone)[1]
+    return config, clients, accuracy
 
 
-def replay(config: Any, counted: set[tuple[int, int]]) -> tuple[Streams, float]:
+def replay(config: RunConfig, counted: set[tuple[int, int]]) -> tuple[Streams, float]:
     """The state and accuracy of a federation in which only these updates ever counted, by (round, client)."""
     experiment = build(config)
     memory: dict[int, Streams] = {}

@@ -35,6 +35,11 @@ def test_plain_flower_plays_a_run(tmp_path):
         )
         assert federation.processes.pop("prepare").wait(300) == 0, federation.said("prepare")
         assert "flwr run" in federation.said("prepare")
+        # As its users do: a mod of Flower's own is added to the app before it is run.
+        written = app / "federation" / "site.py"
+        with_mod = "from flwr.clientapp.mod import message_size_mod\n" + written.read_text()
+        assert with_mod.count('open_desk"))') == 1
+        written.write_text(with_mod.replace('open_desk"))', 'open_desk"), mods=[message_size_mod])'))
         command = [program("flower-superlink"), "--insecure", f"--port={port}"]
         children = [Child(command, home, tmp_path / "link.log")]
         try:
@@ -60,6 +65,11 @@ def test_plain_flower_plays_a_run(tmp_path):
         finally:
             for child in children:
                 child.stop()
+    for client in federation.sites:
+        log = (tmp_path / f"site{client}" / "node.log").read_text(errors="replace")
+        # A greeting and two rounds at least, and each way.
+        assert log.count("Incoming message size: ") >= 3
+        assert log.count("Outgoing message size: ") >= 3
     simulated = outcome(run(tiny("data.num_clients=2", "rounds=2", "engine.chunk=1"), tmp_path / "simulated"))
     real = outcome(federation.run)
     assert real["state"] == simulated["state"]

@@ -28,8 +28,8 @@ def child(tmp_path, monkeypatch):
     monkeypatch.setattr(Child, "LOOK_S", 0.0)
     made = []
 
-    def make(line, needs=b"", farewell=b""):
-        made.append(Child(["sh", "-c", line], tmp_path, tmp_path / "log", needs, farewell))
+    def make(line, needs=b"", farewells=()):
+        made.append(Child(["sh", "-c", line], tmp_path, tmp_path / "log", needs, farewells))
         return made[-1]
 
     yield make
@@ -70,7 +70,7 @@ def test_who_took_its_leave_is_not_alive(child):
     """Though its process goes on; what an earlier one said is not heard again."""
     one = child(
         "echo hello; sleep 0.5; printf 'WARNING: Giving '; sleep 0.5; echo up; exec sleep 4321",
-        farewell=b"Giving up",
+        farewells=(b"Good bye", b"Giving up"),
     )
     one.start()
     assert one.alive

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Array, Context, Error, Message, RecordDict
+from flwr.clientapp.mod import LocalDpMod, arrays_size_mod, message_size_mod
 from flwr.serverapp import Grid
 
 from fedadapt.engines.flower.client_app import make_client_app
@@ -85,9 +88,10 @@ class ScriptedGrid(Grid):
         for when in [when for when in self.script if when <= self.now]:
             self.script.pop(when)()
 
-    def add(self, node, site, delay=0.0):
+    def add(self, node, site, delay=0.0, mods=()):
         """A node comes online."""
-        self.nodes[node], self.delay[node] = (make_client_app(lambda paths: SiteDesk(site)), site), delay
+        app = make_client_app(lambda paths: SiteDesk(site), mods)
+        self.nodes[node], self.delay[node] = (app, site), delay
 
     def get_node_ids(self):
         """Who is online."""
@@ -458,6 +462,79 @@ def test_a_node_that_fails_is_greeted_after_a_pause(grid):
     assert 5 <= len(failures) <= 8
 
 
+def test_half_a_message_holds_up_nobody_else(grid, monkeypatch):
+    """Flower waits for the rest of it in vain: the round closes at its deadline, and the next one hears it out."""
+    monkeypatch.setattr("fedadapt.engines.flower.pull.PATIENCE_S", 0.2)
+    engine, _ = engine_on(grid, deadline=20, clients=2)
+    grid.add(10, ScriptedSite(0))
+    grid.add(11, ScriptedSite(1))
+    pull, whole = grid.pull_messages, threading.Event()
+
+    def waiting(keys):
+        (key,) = keys
+        reply = grid.replies.get(key, (0, None))[1]
+        if reply and "train" in reply.metadata.message_type and reply.metadata.src_node_id == 10:
+            assert whole.wait(60)
+        return pull(keys)
+
+    grid.pull_messages = waiting
+    assert answered(engine.exchange(requests(clients=(0, 1)))) == [(1, 1, b"1")]
+    assert 20 < grid.now < 25
+
+    def end():
+        whole.set()
+        for sent in engine._out.values():
+            if sent.pull:
+                sent.pull._thread.join()
+
+    grid.at(30, end)
+    came = answered(engine.exchange(requests(round=2, clients=(0, 1))))
+    assert came == [(1, 0, b"0"), (2, 0, b"0"), (2, 1, b"1")]
+
+
+def test_a_node_that_fails_at_rounds_alone_is_asked_ever_more_seldom(grid):
+    """It answers every greeting between; what it says of its failure is cut, so that it cannot fill the server's disk."""
+    engine, said = engine_on(grid, clients=1)
+    site = ScriptedSite(0)
+    grid.add(10, site)
+    good, _ = grid.nodes[10]
+    reason, pauses = "no room\x1b\n" * 10**5, []
+
+    def broken(message, context):
+        if message.metadata.message_type != "train.round":
+            return good(message, context)
+        pauses.append(grid.now)
+        return Message(Error(code=0, reason=reason), reply_to=message)
+
+    grid.nodes[10] = (broken, site)
+    grid.at(600, lambda: grid.nodes.update({10: (good, site)}))
+    (reply,) = engine.exchange(requests(clients=(0,)))
+    assert (reply.frame, reply.downloads) == (b"0", len(pauses) + 1)
+    assert 10 <= len(pauses) <= 20
+    failures = [line for line in said if "did not answer train.round: no room" in line]
+    assert len(failures) == len(pauses)
+    assert max(map(len, failures)) < 600
+    assert failures[0].isprintable()
+
+
+def test_an_array_with_a_long_name_is_a_short_failure(grid):
+    """Why an update is refused goes into the run's record, and the name is the sender's."""
+    engine, _ = engine_on(grid, clients=2)
+
+    def named(message, context, call_next):
+        answer = call_next(message, context)
+        if message.metadata.message_type == "train.round":
+            answer.content["frame"]["frame"] = Array("uint8", (1,), "x" * 10**6, b"0")
+        return answer
+
+    grid.add(10, ScriptedSite(0), mods=[named])
+    grid.add(11, ScriptedSite(1))
+    bad, good = sorted(engine.exchange(requests(clients=(0, 1))), key=lambda reply: reply.client)
+    assert bad.failure.startswith("message holds an array of 'xxx")
+    assert len(bad.failure) < 200
+    assert good.frame == b"1"
+
+
 def test_a_refused_site_that_was_mended_is_let_in(grid):
     """It need not have been seen to go, and while it does not fit the log says so once."""
     engine, said = engine_on(grid, clients=1)
@@ -467,3 +544,33 @@ def test_a_refused_site_that_was_mended_is_let_in(grid):
     assert answered(engine.exchange(requests(clients=(0,)))) == [(1, 0, b"0")]
     assert sum("is refused" in line for line in said) == 1
     assert 200 <= grid.now < 245
+
+
+def test_flowers_mods_see_the_frames(grid, caplog):
+    """Flower's own and a user's, in their order, around handshakes and rounds; the frame passes through them whole."""
+    seen = []
+
+    def watch(message, context, call_next):
+        answer = call_next(message, context)
+        seen.append((message.metadata.message_type, len(answer.content.array_records)))
+        return answer
+
+    engine, _ = engine_on(grid, clients=1)
+    grid.add(10, ScriptedSite(0), mods=[message_size_mod, arrays_size_mod, watch])
+    with caplog.at_level("INFO", "flwr"):
+        assert answered(engine.exchange(requests(clients=(0,), frame=b"12345"))) == [(1, 0, b"0")]
+    assert seen == [("query.hello", 0), ("train.round", 1)]
+    told = [record.getMessage() for record in caplog.records if record.name == "flwr"]
+    sizes = [line for line in told if "message size" in line]
+    assert [line.split()[0] for line in sizes] == ["Incoming", "Outgoing"] * 2
+    assert "{'frame': {'elements': 5, 'bytes': " in next(line for line in told if line.startswith("{"))
+    assert told.index(sizes[0]) < next(n for n, line in enumerate(told) if "Total array elements" in line)
+
+
+def test_a_mod_that_needs_parameters_is_told_apart(grid):
+    """Flower's local differential privacy finds none to clip: the site does not get in, and the log says why."""
+    engine, said = engine_on(grid, deadline=60)
+    grid.add(10, ScriptedSite(0), mods=[LocalDpMod(1.0, 1.0, 1.0, 1e-5)])
+    grid.at(50, lambda: grid.add(11, ScriptedSite(1)))
+    assert answered(engine.exchange(requests(clients=(0, 1)))) == [(1, 1, b"1")]
+    assert "node 10 did not answer query.hello: LocalDpMod expects exactly one ArrayRecord" in "\n".join(said)

@@ -114,5 +114,6 @@ def frame_of(message: Message) -> bytes:
         raise FrameError("message holds other arrays than one frame")
     array = records[_FRAME][_FRAME]
     if array.stype != _STYPE or array.dtype != "uint8":
-        raise FrameError(f"message holds an array of {array.stype!r} {array.dtype!r}, not a frame")
+        # What it calls itself is the sender's.
+        raise FrameError(f"message holds an array of {array.stype[:40]!r} {array.dtype[:40]!r}, not a frame")
     return array.data

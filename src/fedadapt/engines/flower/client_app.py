@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -21,17 +21,22 @@ NAMES = ("site", "recipe", "worker")
 FindDesk = Callable[[Mapping[str, Path]], Desk]
 """From the paths in Flower's node configuration to whoever answers."""
 
+Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
+"""What Flower calls a mod: it sees a message on its way in, calls the next, and sees the answer on its way out."""
 
-def make_client_app(find_desk: FindDesk) -> ClientApp:
+
+def make_client_app(find_desk: FindDesk, mods: Sequence[Mod] = ()) -> ClientApp:
     """The app of a site.
 
     Flower gives every message a process of its own, so this module loads nothing heavy.
 
     Args:
         find_desk: finds who answers.
+        mods: Flower's mods around every message, the outermost first. What they find in it is one packed frame, or no
+            array at all in a handshake: mods that count or log work, such as clip or add noise do not.
     """
     require_flower()
-    app = ClientApp()
+    app = ClientApp(mods=list(mods))
 
     def carry(message: Message, context: Context) -> Message:
         parcel = Parcel(message.metadata.message_type, text_of(message), frame_of(message))

@@ -24,6 +24,7 @@ from fedadapt.engines.flower.carry import (
     text_of,
 )
 from fedadapt.engines.flower.mandate import Mandate
+from fedadapt.engines.flower.pull import Pull
 from fedadapt.errors import EngineError, FrameError, one_line
 from fedadapt.federation.handshake import Fit, misfit, parse
 from fedadapt.federation.messages import Reply, Request
@@ -52,6 +53,7 @@ class _Sent:
     round: int = 0
     client: int = -1
     times: int = 1
+    pull: Pull | None = None
 
 
 @dataclass
@@ -283,14 +285,18 @@ class FlowerEngine:
         return replies
 
     def _pull(self) -> list[Message]:
-        """What has arrived, one by one: a message that Flower cannot put together costs its sender alone.
+        """What has arrived, one by one: a message that Flower cannot put together, or half of one, costs its sender alone.
 
         Flower gives out what it has once; of a batch with such a message the others would be lost as well.
         """
         found = list[Message]()
         for key, sent in list(self._out.items()):
+            sent.pull = sent.pull or Pull(self._grid, key)
+            if not sent.pull.is_over:
+                continue
+            over, sent.pull = sent.pull, None
             try:
-                found += self._grid.pull_messages([key])
+                found += over.result()
             except OSError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a site can make Flower stumble over
@@ -300,12 +306,14 @@ class FlowerEngine:
 
     def _hear_failure(self, sent: _Sent, reason: str) -> None:
         """Flower lost the node or the app on it crashed; if it is still there it is greeted anew, after a pause."""
-        self._mandate.say(f"node {sent.node} did not answer {sent.kind}: {one_line(reason)}")
+        self._mandate.say(f"node {sent.node} did not answer {sent.kind}: {one_line(reason[:500])}")
         failures = self._sites.failures[sent.node] = self._sites.failures.get(sent.node, -1) + 1
         self._sites.due[sent.node] = self._clock() + min(2.0**failures, LONGEST_PAUSE_S)
         self._forget(sent.node)
 
     def _hear_answer(self, message: Message, sent: _Sent) -> list[Reply]:
+        # Not at its greeting: an app that answers greetings may fail at every round.
+        self._sites.failures.pop(sent.node, None)
         try:
             answer, frame = parse(Answer, text_of(message)), frame_of(message)
         except FrameError as error:
@@ -332,7 +340,6 @@ class FlowerEngine:
             return
         held = self._sites.node_of.get(fit.client)
         self._sites.node_of[fit.client] = sent.node
-        self._sites.failures.pop(sent.node, None)
         self._sites.refused.pop(sent.node, None)
         again = "" if held in (None, sent.node) else ", in place of another node"
         self._mandate.say(f"client {fit.client} is here with {fit.num_examples} samples{again}")

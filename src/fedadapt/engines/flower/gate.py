@@ -33,6 +33,8 @@ MAX_CONNECTIONS = 1000
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""What ASGI calls so; a gate is one."""
 
 _HOP_BY_HOP = {b"connection", b"host", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 
@@ -126,7 +128,7 @@ class GateServer:
     """A gate at work in a thread of its own; a context manager.
 
     Args:
-        gate: the application.
+        gate: the application that answers.
         host: the interface to listen on.
         port: likewise.
         certificate: and `key`: for TLS; None for neither.
@@ -136,7 +138,9 @@ class GateServer:
         EngineError: on entry, if the port cannot be had or the certificate not be used.
     """
 
-    def __init__(self, gate: Gate, host: str, port: int, certificate: Path | None, key: Path | None) -> None:
+    def __init__(
+        self, gate: Application, host: str, port: int, certificate: Path | None, key: Path | None
+    ) -> None:
         self._place = f"{host}:{port}"
         config = uvicorn.Config(
             gate,

@@ -23,9 +23,16 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 EXECUTOR = b"flower-superexec"
 """What starts the apps, beside a SuperLink and beside a SuperNode; neither notices when it dies."""
 
-GIVEN_UP = b"Giving up reconnection"
-"""What a SuperNode says when its connection was cut in the middle of a handshake. Its work ends then, but a thread
-of it goes on, and so does the process."""
+GIVEN_UP = (
+    b"Giving up reconnection",
+    b"SSL/TLS handshake error detected",
+    b":     Client error '",
+    b":     Server error '",
+    b"Exception in thread",
+)
+"""What a SuperNode says when its work has ended: its connection was cut in the middle of a handshake, the server answered
+a request in a way that it does not know to repeat, or its heart stopped. Another thread of it goes on, and so does the
+process."""
 
 HOME, FAILURE = "flower", "failure"
 """Flower's folder in a run's directory, and the file in it by which a server app says that it is no use to start
@@ -127,19 +134,19 @@ class Child:
         home: Flower's folder.
         log: where its output goes.
         needs: a program that it starts once and does not miss, without which it is of no use.
-        farewell: what it says last, although it may live on.
+        farewells: what it may say last, although it lives on.
     """
 
     LOOK_S = 2.0
 
     def __init__(
-        self, command: list[str], home: Path, log: Path, needs: bytes = b"", farewell: bytes = b""
+        self, command: list[str], home: Path, log: Path, needs: bytes = b"", farewells: tuple[bytes, ...] = ()
     ) -> None:
         self._command = command
         self._home = home
         self._log = log
         self._needs = needs
-        self._farewell, self._heard_from = farewell, 0
+        self._farewells, self._heard_from = farewells, 0
         self._looked, self._seen, self._lost = 0.0, False, False
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -151,7 +158,7 @@ class Child:
 
     def _left(self) -> bool:
         """Whether it has said its last, in what is new in its log since it was started."""
-        if not self._farewell:
+        if not self._farewells:
             return False
         try:
             with self._log.open("rb") as log:
@@ -161,7 +168,7 @@ class Child:
             return False
         # The farewell may be half written; lines are heard once they are whole.
         said, whole, _ = new.rpartition(b"\n")
-        if self._farewell in said:
+        if any(farewell in said for farewell in self._farewells):
             return True
         self._heard_from += len(said + whole)
         return False

@@ -1,0 +1,47 @@
+"""A site's SuperNode that is of no more use is known from its words, for its process goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from fedadapt.engines.flower.gate import PATHS, GateServer
+from fedadapt.engines.flower.node import Way, node_command
+from fedadapt.engines.flower.processes import GIVEN_UP, Child, free_port
+
+
+@pytest.mark.flower
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("failing", ["pull-messages", "send-node-heartbeat"])
+def test_a_supernode_that_was_answered_amiss_is_not_alive(tmp_path, failing):
+    """One answer that it does not repeat a request for ends its work, and not its process."""
+
+    async def link(scope, receive, send):
+        call = scope["path"].removeprefix(PATHS)
+        # Field 1 of the answer to an activation is the node's number.
+        body = b"\x08\x07" if call == "activate-node" else b""
+        status = 500 if call == failing else 200
+        headers = [(b"content-type", b"application/protobuf"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    port = free_port()
+    command = node_command(Way(f"127.0.0.1:{port}", None, None), tmp_path / "nobody")
+    node = Child(command, tmp_path, tmp_path / "log", farewells=GIVEN_UP)
+    with GateServer(link, "127.0.0.1", port, None, None):
+        node.start()
+        try:
+            until = time.monotonic() + 200
+            while node.alive:
+                assert time.monotonic() < until, (tmp_path / "log").read_text()
+                time.sleep(0.1)
+            time.sleep(1.0)
+            os.kill(node.pid, 0)
+            assert (
+                f"500 Internal Server Error' for url 'http://127.0.0.1:{port}{PATHS}{failing}"
+                in (tmp_path / "log").read_text()
+            )
+        finally:
+            node.stop()
