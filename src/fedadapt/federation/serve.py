@@ -24,7 +24,7 @@ from fedadapt.federation import versions
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.warm_start import ROUND, answer_warm_start, warm_start
-from fedadapt.params import Params, Streams, add, expand, pick, stack, zeros_like
+from fedadapt.params import Params, Streams, add, expand, laid_out, pick, stack, zeros_like
 from fedadapt.seeds import Seeds
 from fedadapt.training.config import TrainConfig
 from fedadapt.training.evaluate import mean_losses
@@ -187,6 +187,11 @@ def _train_cohort(able: Sequence[tuple[Request, Streams]], party: Party) -> list
     change = {name: trained.params[name] - whole[name] for name in download["model"] if name not in end}
     for stream in party.algorithm.uploads:
         upload[stream] = upload[stream] | (change if stream == "delta" else zeros_like(change))
+    # In the order in which they are sent, a client in each row: what it sends is then one piece of memory.
+    upload = {
+        stream: laid_out({name: upload[stream][name] for name in plan.sent()})
+        for stream in party.algorithm.uploads
+    }
     if plan.kept():
         kept = kept | {KEPT: {name: trained.params[name] for name in plan.kept()}}
     if trained.beside is not None:
