@@ -123,16 +123,16 @@ def as_vector(params: Params) -> Shaped[Tensor, " P"]:
     tensors = list(params.values())
     if not tensors:
         return torch.zeros(0)
-    first, total = tensors[0], sum(tensor.numel() for tensor in tensors)
-    place = first.data_ptr()
+    first, dtype = tensors[0], tensors[0].dtype
+    begin = place = first.data_ptr()
     for tensor in tensors:
-        if tensor.data_ptr() != place or tensor.dtype != first.dtype or not tensor.is_contiguous():
+        if tensor.data_ptr() != place or tensor.dtype != dtype or not tensor.is_contiguous():
             break
         place += tensor.nbytes
     else:
         # Memory of another tensor may happen to begin where this one's ends.
         if place <= first.untyped_storage().data_ptr() + first.untyped_storage().nbytes():
-            return first.as_strided((total,), (1,), first.storage_offset())
+            return first.as_strided(((place - begin) // first.itemsize,), (1,), first.storage_offset())
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 

@@ -313,7 +313,7 @@ def flat(count: int) -> Layout:
 
 def count(layout: Layout) -> int:
     """How many values a section has."""
-    return sum(shape.numel() for shape in layout.values())
+    return sum(map(torch.Size.numel, layout.values()))
 
 
 def flatten(params: Params, multiple: int = 1) -> Vector:

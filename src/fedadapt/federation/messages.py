@@ -214,7 +214,6 @@ class Wire:
     def tally(self, frame: Frame) -> dict[str, int]:
         """The bytes of a frame by group, and those of its framing; they sum to its length."""
         groups = self.plan.groups()
-        totals = {group.value: 0 for group in groups}
-        for index, section in enumerate(frame.sections):
-            totals[groups[index % len(groups)].value] += len(section)
+        sizes = list(map(len, frame.sections))
+        totals = {group.value: sum(sizes[place :: len(groups)]) for place, group in enumerate(groups)}
         return totals | {FRAMING: frame.num_framing_bytes}

@@ -97,6 +97,10 @@ class ExchangePlan:
 
     def groups(self) -> list[Group]:
         """The groups that travel, in the order their sections are sent."""
+        return list(self._groups)
+
+    @cached_property
+    def _groups(self) -> list[Group]:
         return [group for group in Group if group in self._layouts]
 
     @cached_property
