@@ -200,9 +200,9 @@ class Wire:
         decoded: Streams = {}
         for stream in streams:
             # One piece of memory, so that whoever computes with a whole stream need not go from tensor to tensor.
-            values = torch.cat([
-                self._values(kind, round, client, stream, group, next(sections)) for group in groups
-            ])
+            values = torch.cat(
+                [self._values(kind, round, client, stream, group, next(sections)) for group in groups]
+            )
             if not all_finite(values):
                 raise FrameError(f"stream {stream!r} of client {client} holds infinite or NaN values")
             decoded[stream] = from_vector(values, layout)

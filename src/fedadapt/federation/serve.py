@@ -21,6 +21,7 @@ from fedadapt.data.batches import cohort_batches
 from fedadapt.data.dataset import Split
 from fedadapt.errors import ClientError, FrameError
 from fedadapt.federation import versions
+from fedadapt.federation.features import Features
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.warm_start import ROUND, answer_warm_start, warm_start
@@ -61,6 +62,7 @@ class Party:
         seeds: of the run.
         memory: what clients keep from round to round, by client number; under `EVERYONE` the version of the
             download that the site holds for all of them.
+        features: of the images, where the model makes the same of them each time; None to compute them.
     """
 
     model: AdaptedModel
@@ -75,6 +77,7 @@ class Party:
     std: tuple[float, ...]
     seeds: Seeds
     memory: MutableMapping[int, Streams]
+    features: Features | None = None
 
 
 Read = Callable[[Request], Streams]
@@ -245,7 +248,7 @@ def _train_phases(
             continue
         resting = {n for n in whole if phase.groups is not None and party.model.groups[n] not in phase.groups}
         trained = train(
-            party.model,
+            party.features or party.model,
             params,
             cohort_batches(
                 party.split,
@@ -264,6 +267,7 @@ def _train_phases(
             mean=party.mean,
             std=party.std,
             hooks=replace(hooks, frozen=resting),
+            inputs=None if party.features is None else party.features.inputs,
         )
         params, steps = trained.params, steps.to(trained.num_steps.device) + trained.num_steps
         losses.append(trained.loss * (epochs / party.train.epochs))
