@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from fedadapt import norms
 from fedadapt.norms import ClientBatchNorm, ClientNorm, Pass, affine_axis
 from fedadapt.params import Group, weighted_mean
 from fedadapt.registry import create
@@ -215,3 +216,25 @@ def test_a_pooled_variance_is_never_negative():
     """Rounding, or a server that steps too far, leaves zero."""
     norm = ClientBatchNorm(make_norm(), moving=True, pass_=Pass(), pooled=True)
     assert float(norm.variance(norm.origin + 2.0, torch.full((3,), 1.0)).min()) == 0.0
+
+
+@pytest.mark.parametrize("clients", [1, 3])
+@pytest.mark.parametrize("trained", [("weight", "bias"), ("weight",), ("bias",), ()])
+def test_large_maps_of_halves_have_the_gradients_of_single_precision(monkeypatch, clients, trained):
+    """Client by client or all at once, with either half of the affine at rest, it is what torch differentiates in fp32."""
+    monkeypatch.setattr(norms, "ALONE_FROM", 1)
+    generator = torch.Generator().manual_seed(0)
+    layer = ClientBatchNorm(make_norm(), moving=False, pass_=Pass())
+    for name in trained:
+        own = getattr(layer, name).expand(clients, -1) + torch.randn(clients, 3, generator=generator)
+        setattr(layer, name, nn.Parameter(own))
+    x = torch.randn(2 * clients, 3, 8, 8, generator=generator).bfloat16()
+    upstream = torch.randn(x.shape, generator=generator).bfloat16()
+    leaves = [x.requires_grad_(), *(getattr(layer, name) for name in trained)]
+    found = torch.autograd.grad(layer(x), leaves, upstream)
+    scale = layer.weight * torch.rsqrt(layer.running_var + layer.eps)
+    wide = [torch.broadcast_to(t, (clients, 3)).repeat_interleave(2, 0)[:, :, None, None]
+            for t in (scale, layer.bias - layer.running_mean * scale)]  # fmt: skip
+    expected = torch.autograd.grad(x.float() * wide[0] + wide[1], leaves, upstream.float())
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=1e-2, atol=2e-2)

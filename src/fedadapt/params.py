@@ -105,7 +105,11 @@ def num_bytes(params: Params) -> int:
 
 def is_finite(params: Params) -> bool:
     """Whether no value is infinite or NaN."""
-    values = as_vector(params)
+    return all_finite(as_vector(params))
+
+
+def all_finite(values: Shaped[Tensor, " P"]) -> bool:
+    """Whether none of them is infinite or NaN."""
     return not len(values) or all(map(math.isfinite, torch.stack(torch.aminmax(values)).tolist()))
 
 
@@ -119,23 +123,27 @@ def as_vector(params: Params) -> Shaped[Tensor, " P"]:
     tensors = list(params.values())
     if not tensors:
         return torch.zeros(0)
-    first, total = tensors[0], sum(tensor.numel() for tensor in tensors)
-    place = first.data_ptr()
+    first, dtype = tensors[0], tensors[0].dtype
+    begin = place = first.data_ptr()
     for tensor in tensors:
-        if tensor.data_ptr() != place or tensor.dtype != first.dtype or not tensor.is_contiguous():
+        if tensor.data_ptr() != place or tensor.dtype != dtype or not tensor.is_contiguous():
             break
         place += tensor.nbytes
     else:
         # Memory of another tensor may happen to begin where this one's ends.
         if place <= first.untyped_storage().data_ptr() + first.untyped_storage().nbytes():
-            return first.as_strided((total,), (1,), first.storage_offset())
+            return first.as_strided(((place - begin) // first.itemsize,), (1,), first.storage_offset())
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def from_vector(values: Shaped[Tensor, " P"], layout: Mapping[str, torch.Size]) -> Params:
     """The tensors of these names and shapes that lie one after the other in `values`, as views."""
     pieces = values.split([shape.numel() for shape in layout.values()]) if layout else ()
-    return {name: piece.view(shape) for (name, shape), piece in zip(layout.items(), pieces, strict=True)}
+    return {
+        # A view costs as much as all else here, and a vector is one already.
+        name: piece if len(shape) == 1 else piece.view(shape)
+        for (name, shape), piece in zip(layout.items(), pieces, strict=True)
+    }
 
 
 def shapes(params: Params) -> dict[str, torch.Size]:
@@ -162,6 +170,11 @@ def as_rows(stacked: Params) -> Float[Tensor, "K P"]:
                 [1., 1., 0.]])
     """
     return torch.cat([tensor.reshape(len(tensor), -1) for tensor in stacked.values()], dim=1)
+
+
+def laid_out(stacked: Params) -> Params:
+    """The same values, those of each client one after the other in memory."""
+    return from_rows(as_rows(stacked), stacked)
 
 
 def from_rows(rows: Float[Tensor, "K P"], like: Params) -> Params:

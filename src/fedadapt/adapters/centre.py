@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fedadapt.adapters.products import add_product, outer_product
+
 FOLD_FROM = 2**20
 """Multiplications of one client's matrix from which it is cheaper to fold it into a kernel of the client's own.
 
@@ -89,7 +91,8 @@ class _ClientConv(torch.autograd.Function):
             kernels = [weight]
             y = torch.conv2d(x, weight, bias, stride, padding, dilation)
             y = y.contiguous(memory_format=torch.channels_last)
-            _rows(y, clients).baddbmm_(_rows(_under(x, stride), clients), matrix.to(x.dtype).transpose(1, 2))
+            kernel = matrix.to(x.dtype).transpose(1, 2)
+            add_product(_rows(y, clients), _rows(_under(x, stride), clients), kernel)
         ctx.save_for_backward(x, matrix, *kernels)
         return y
 
@@ -104,8 +107,7 @@ class _ClientConv(torch.autograd.Function):
         by_input = by_matrix = None
         if ctx.needs_input_grad[2]:
             under = _rows(_under(x, stride), clients)
-            # In this order: where an image has three channels, the other one takes four times as long.
-            by_matrix = torch.bmm(under.transpose(1, 2), rows).transpose(1, 2).to(matrix.dtype)
+            by_matrix = outer_product(under, rows).transpose(1, 2).to(matrix.dtype)
         if ctx.needs_input_grad[0]:
             parts = [
                 _input_gradient(own, x_own, kernel, ctx.geometry)
@@ -118,7 +120,7 @@ class _ClientConv(torch.autograd.Function):
                 kernel = matrix.to(x.dtype)
                 by_input = by_input.contiguous(memory_format=torch.channels_last)
                 if tuple(stride) == (1, 1):
-                    _rows(by_input, clients).baddbmm_(rows, kernel)
+                    add_product(_rows(by_input, clients), rows, kernel)
                 else:
                     added = torch.bmm(rows, kernel).view(*_under(x, stride).permute(0, 2, 3, 1).shape)
                     _under(by_input, stride).add_(added.permute(0, 3, 1, 2))

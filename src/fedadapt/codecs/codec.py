@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from fedadapt.errors import ConfigError, FrameError
 from fedadapt.params import Params, as_vector, from_vector, is_finite
@@ -19,6 +21,9 @@ Layout = Mapping[str, torch.Size]
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
 """The values of a section, one tensor after the other."""
+
+_ALL = "values"
+"""The name of all values together, where stages do not look at single tensors."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class Stage:
         rest: ``(layout) -> layout`` of the values handed on; empty if none are left.
         sizes: ``(layout) -> bytes`` of each part, exactly.
         law: what the step loses.
+        by_tensor: whether it looks at single tensors; if no stage of a codec does, all are given one vector.
     """
 
     name: str
@@ -131,6 +137,7 @@ class Stage:
     rest: Callable[[Layout], Layout]
     sizes: Callable[[Layout], tuple[int, ...]]
     law: Law
+    by_tensor: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,6 +210,8 @@ class Codec:
         if not self.law.exact and not is_finite(params):
             raise FrameError(f"codec {self.name!r} was given infinite or NaN values; it takes finite ones")
         parts: list[bytes] = []
+        if not self._by_tensor:
+            params = {_ALL: as_vector(params)}
         with np.errstate(all="ignore"):
             for stage in self.stages:
                 params, made = stage.encode(params, key)
@@ -210,7 +219,11 @@ class Codec:
         return self.coder.shrink(parts) if self.coder else b"".join(parts)
 
     def decode(self, data: bytes, layout: Layout, key: Key) -> Params:
-        """The tensors of a section, in fp32, as memory of their own.
+        """The tensors of a section, in fp32, as memory of their own; arguments as those of `values`."""
+        return from_vector(self.values(data, layout, key), layout)
+
+    def values(self, data: bytes, layout: Layout, key: Key) -> Float[Tensor, " P"]:
+        """All values of a section in the order of its layout, in fp32, as memory of their own.
 
         Whatever the bytes are, this takes memory by the layout and not by what the bytes claim.
 
@@ -218,7 +231,7 @@ class Codec:
             FrameError: the bytes do not fit the layout.
         """
         if self.later:
-            return self.at(key.round).decode(data, layout, key)
+            return self.at(key.round).values(data, layout, key)
         layouts, sizes = self._walk(layout)
         parts = iter(self.coder.expand(data, sizes) if self.coder else split(data, sizes))
         shares = [
@@ -228,7 +241,7 @@ class Codec:
         with np.errstate(all="ignore"):
             for stage, own, share in reversed(list(zip(self.stages, layouts, shares, strict=True))):
                 params = stage.decode(params, share, own, key)
-        return params
+        return as_vector(params)
 
     def num_bytes(self, layout: Layout, round: int = 1) -> int | None:
         """The bytes of a section in a round, exactly; None if they depend on the values."""
@@ -236,10 +249,16 @@ class Codec:
             return self.at(round).num_bytes(layout)
         return None if self.coder else sum(self._walk(layout)[1])
 
+    @property
+    def _by_tensor(self) -> bool:
+        return any(stage.by_tensor for stage in self.stages)
+
     def _walk(self, layout: Layout) -> tuple[list[Layout], list[int]]:
         """The layout that each stage is given, and the size of every part."""
         layouts: list[Layout] = []
         sizes: list[int] = []
+        if not self._by_tensor:
+            layout = flat(count(layout))
         for stage in self.stages:
             layouts.append(layout)
             sizes += stage.sizes(layout)
@@ -289,12 +308,12 @@ def is_whole(codec: Codec) -> bool:
 
 def flat(count: int) -> Layout:
     """The layout of a vector."""
-    return {"values": torch.Size([count])}
+    return {_ALL: torch.Size([count])}
 
 
 def count(layout: Layout) -> int:
     """How many values a section has."""
-    return sum(shape.numel() for shape in layout.values())
+    return sum(map(torch.Size.numel, layout.values()))
 
 
 def flatten(params: Params, multiple: int = 1) -> Vector:

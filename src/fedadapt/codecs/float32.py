@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
-from fedadapt.codecs.codec import Codec, Key, Law, Layout, Stage, count, flatten, nothing, unflatten
-from fedadapt.params import Params
+from fedadapt.codecs.codec import Codec, Key, Law, Layout, Stage, count, nothing, unflatten
+from fedadapt.params import Params, as_vector
 from fedadapt.registry import register
 
 
@@ -20,7 +21,8 @@ def float32() -> Codec:
 def encode(params: Params, key: Key) -> tuple[Params, tuple[bytes, ...]]:
     """The values of all tensors in order."""
     del key
-    return {}, (flatten(params).astype("<f4", copy=False).tobytes(),)
+    values = as_vector(params).detach().to("cpu", torch.float32)
+    return {}, (values.numpy().astype("<f4", copy=False).tobytes(),)
 
 
 def decode(params: Params, parts: Sequence[bytes], layout: Layout, key: Key) -> Params:

@@ -79,7 +79,7 @@ def lowrank(
 
     # What later stages lose of one factor is multiplied by the other, whose size is not bounded by a share.
     law = Law(1.0 + 1e-5, 1e-36, unbiased=False, gain=math.inf, loss=1.0)
-    return Codec((Stage(name, encode, decode, rest, lambda layout: (), law),))
+    return Codec((Stage(name, encode, decode, rest, lambda layout: (), law, by_tensor=True),))
 
 
 def factors(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
@@ -26,12 +26,14 @@ class Batch:
         labels: 0 where there is no sample.
         mask: which samples are real. A client that is out of steps has none.
         noise: for each client, what everything else that is drawn in this step follows from.
+        places: of the images in their split; 0 where there is no sample.
     """
 
     images: UInt8[Tensor, "N C H W"]
     labels: Int64[Tensor, "K B"]
     mask: Bool[Tensor, "K B"]
     noise: tuple[int, ...] = ()
+    places: Int64[Tensor, " N"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
 
 def schedule(
@@ -103,4 +105,5 @@ def cohort_batches(
             split.labels[flat].view_as(here) * mask,
             mask,
             tuple(seeds.derive(f"{purpose}, step {step}", round=round, client=client) for client in clients),
+            flat,
         )

@@ -25,7 +25,7 @@ def choose_chunk(party: Party) -> int:
     On a processor a step's largest map has to fit the cache: with more clients there are fewer calls, but each waits
     for memory. Everywhere maps, gradients, trained tensors and the optimiser's state have to fit the memory.
     """
-    largest, together = party.model.map_values(party.split.images.shape[1:])
+    largest, together = (party.features or party.model).map_values(party.split.images.shape[1:])
     values = sum(tensor.numel() for tensor in party.model.start.values())
     # Forward and backward keep about two of each map; start, end, gradient and two moments of each tensor.
     per_client = 4 * (2 * party.train.batch_size * together + 5 * values)

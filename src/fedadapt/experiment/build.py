@@ -29,6 +29,7 @@ from fedadapt.errors import ConfigError
 from fedadapt.experiment.config import RunConfig
 from fedadapt.experiment.population import build_population
 from fedadapt.federation.attacks import Attack, choose_attackers
+from fedadapt.federation.features import frozen_features
 from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import ExchangePlan, make_plan
 from fedadapt.federation.population import Population
@@ -81,6 +82,7 @@ class Experiment:
     def party(self, memory: MutableMapping[int, Streams]) -> Party:
         """The site that simulates all clients, with their memory."""
         augment = self.config.data.augment
+        augmented = Augment(pad=augment.pad, flip=augment.flip)
         split, held = self._training_data()
         return Party(
             model=self.model,
@@ -90,11 +92,12 @@ class Experiment:
             rounds=self.config.rounds,
             split=split,
             indices=held,
-            augment=Augment(pad=augment.pad, flip=augment.flip),
+            augment=augmented,
             mean=self.mean,
             std=self.std,
             seeds=self.seeds,
             memory=memory,
+            features=frozen_features(self.model, split, augmented, self.mean, self.std),
         )
 
     def num_steps(self, client: int) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from fedadapt.algorithms import Update
-from fedadapt.params import as_vector, norm, weighted_mean
+from fedadapt.params import Params, as_vector, norm, weighted_mean
 
 
 def measure_drift(updates: Sequence[Update], moving: Collection[str] = ()) -> dict[str, float]:
@@ -32,13 +32,20 @@ def measure_drift(updates: Sequence[Update], moving: Collection[str] = ()) -> di
     """
     if not updates:
         return {}
-    deltas = [{n: t for n, t in u.streams["delta"].items() if n not in moving} for u in updates]
-    mean = weighted_mean((u.num_examples, d) for u, d in zip(updates, deltas, strict=True))
-    lengths, whole, way = [norm(delta) for delta in deltas], norm(mean), as_vector(mean).double()
-    cosines = [
-        float(as_vector({name: delta[name] for name in mean}).double() @ way) / (length * whole)
-        for delta, length in zip(deltas, lengths, strict=True)
-        if length * whole
-    ]
+    names = [name for name in updates[0].streams["delta"] if name not in moving]
+
+    def deltas() -> Iterator[Params]:
+        """Each client's, as one vector."""
+        for update in updates:
+            own = update.streams["delta"]
+            yield {"": as_vector({name: own[name] for name in names})}
+
+    mean = weighted_mean(zip((update.num_examples for update in updates), deltas(), strict=True))
+    whole, way = norm(mean), mean[""].double()
+    lengths, cosines = list[float](), list[float]()
+    for delta in deltas():
+        lengths.append(norm(delta))
+        if lengths[-1] * whole:
+            cosines.append(float(delta[""].double() @ way) / (lengths[-1] * whole))
     found = {"delta_norm": math.fsum(lengths) / len(lengths)}
     return found | ({"delta_cosine": math.fsum(cosines) / len(cosines)} if cosines else {})

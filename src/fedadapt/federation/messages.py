@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from fedadapt.codecs import Codec, Key
 from fedadapt.errors import FrameError
 from fedadapt.federation.frame import MAX_SECTIONS, Frame, Identity, Kind, check_identity, unpack
 from fedadapt.federation.plan import ExchangePlan
-from fedadapt.params import Group, Params, Streams, as_vector, from_vector, is_finite
+from fedadapt.params import Group, Params, Streams, all_finite, from_vector
 from fedadapt.runs.records import FRAMING, Outcome
 from fedadapt.seeds import Seeds
 
@@ -144,8 +148,14 @@ class Wire:
         Raises:
             FrameError: it does not fit the plan.
         """
+        values = self._values(kind, round, client, stream, group, section)
+        return from_vector(values, self.plan.layout(group))
+
+    def _values(
+        self, kind: Kind, round: int, client: int, stream: str, group: Group, section: bytes
+    ) -> Float[Tensor, " P"]:
         key = self._key(kind, round, client, stream, group)
-        return self.codec_of(kind, group).decode(section, self.plan.layout(group), key)
+        return self.codec_of(kind, group).values(section, self.plan.layout(group), key)
 
     def write(self, kind: Kind, round: int, client: int, streams: Streams, scalars: Sequence[float]) -> bytes:
         """Packs streams into a frame."""
@@ -186,17 +196,16 @@ class Wire:
                 f"frame has {len(frame.sections)} sections and {len(frame.scalars)} scalars, "
                 f"expected {len(streams) * len(groups)} and {num_scalars}"
             )
-        sections, layout = iter(frame.sections), self.plan.layout()
+        sections, layout = iter(frame.sections), self.plan.sent()
         decoded: Streams = {}
         for stream in streams:
-            values: Params = {}
-            for group in groups:
-                values |= self.unpack(kind, round, client, stream, group, next(sections))
             # One piece of memory, so that whoever computes with a whole stream need not go from tensor to tensor.
-            vector = as_vector({name: values[name] for name in layout})
-            decoded[stream] = from_vector(vector, layout)
-            if not is_finite(decoded[stream]):
+            values = torch.cat(
+                [self._values(kind, round, client, stream, group, next(sections)) for group in groups]
+            )
+            if not all_finite(values):
                 raise FrameError(f"stream {stream!r} of client {client} holds infinite or NaN values")
+            decoded[stream] = from_vector(values, layout)
         return Message(decoded, frame.scalars, self.tally(frame))
 
     def _key(self, kind: Kind, round: int, client: int, stream: str, group: Group) -> Key:
@@ -205,7 +214,6 @@ class Wire:
     def tally(self, frame: Frame) -> dict[str, int]:
         """The bytes of a frame by group, and those of its framing; they sum to its length."""
         groups = self.plan.groups()
-        totals = {group.value: 0 for group in groups}
-        for index, section in enumerate(frame.sections):
-            totals[groups[index % len(groups)].value] += len(section)
+        sizes = list(map(len, frame.sections))
+        totals = {group.value: sum(sizes[place :: len(groups)]) for place, group in enumerate(groups)}
         return totals | {FRAMING: frame.num_framing_bytes}

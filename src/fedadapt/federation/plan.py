@@ -84,11 +84,23 @@ class ExchangePlan:
     frozen: Mapping[Group, int]
 
     def layout(self, group: Group | None = None) -> dict[str, torch.Size]:
-        """Names and shapes of the shared tensors, of one group or of all, in the order they are sent."""
+        """Names and shapes of the shared tensors, of one group or of all, in the order of the model."""
         return dict(self._layouts.get(group, {}))
+
+    def sent(self) -> dict[str, torch.Size]:
+        """Names and shapes of the shared tensors in the order they are sent: group by group."""
+        return dict(self._sent)
+
+    @cached_property
+    def _sent(self) -> dict[str, torch.Size]:
+        return {name: shape for group in self.groups() for name, shape in self._layouts[group].items()}
 
     def groups(self) -> list[Group]:
         """The groups that travel, in the order their sections are sent."""
+        return list(self._groups)
+
+    @cached_property
+    def _groups(self) -> list[Group]:
         return [group for group in Group if group in self._layouts]
 
     @cached_property

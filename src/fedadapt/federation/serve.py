@@ -21,10 +21,11 @@ from fedadapt.data.batches import cohort_batches
 from fedadapt.data.dataset import Split
 from fedadapt.errors import ClientError, FrameError
 from fedadapt.federation import versions
+from fedadapt.federation.features import Features
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.warm_start import ROUND, answer_warm_start, warm_start
-from fedadapt.params import Params, Streams, add, expand, pick, stack, zeros_like
+from fedadapt.params import Params, Streams, add, expand, laid_out, pick, stack, zeros_like
 from fedadapt.seeds import Seeds
 from fedadapt.training.config import TrainConfig
 from fedadapt.training.evaluate import mean_losses
@@ -61,6 +62,7 @@ class Party:
         seeds: of the run.
         memory: what clients keep from round to round, by client number; under `EVERYONE` the version of the
             download that the site holds for all of them.
+        features: of the images, where the model makes the same of them each time; None to compute them.
     """
 
     model: AdaptedModel
@@ -75,6 +77,7 @@ class Party:
     std: tuple[float, ...]
     seeds: Seeds
     memory: MutableMapping[int, Streams]
+    features: Features | None = None
 
 
 Read = Callable[[Request], Streams]
@@ -187,6 +190,11 @@ def _train_cohort(able: Sequence[tuple[Request, Streams]], party: Party) -> list
     change = {name: trained.params[name] - whole[name] for name in download["model"] if name not in end}
     for stream in party.algorithm.uploads:
         upload[stream] = upload[stream] | (change if stream == "delta" else zeros_like(change))
+    # In the order in which they are sent, a client in each row: what it sends is then one piece of memory.
+    upload = {
+        stream: laid_out({name: upload[stream][name] for name in plan.sent()})
+        for stream in party.algorithm.uploads
+    }
     if plan.kept():
         kept = kept | {KEPT: {name: trained.params[name] for name in plan.kept()}}
     if trained.beside is not None:
@@ -240,7 +248,7 @@ def _train_phases(
             continue
         resting = {n for n in whole if phase.groups is not None and party.model.groups[n] not in phase.groups}
         trained = train(
-            party.model,
+            party.features or party.model,
             params,
             cohort_batches(
                 party.split,
@@ -259,6 +267,7 @@ def _train_phases(
             mean=party.mean,
             std=party.std,
             hooks=replace(hooks, frozen=resting),
+            inputs=None if party.features is None else party.features.inputs,
         )
         params, steps = trained.params, steps.to(trained.num_steps.device) + trained.num_steps
         losses.append(trained.loss * (epochs / party.train.epochs))

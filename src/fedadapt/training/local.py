@@ -112,6 +112,7 @@ def train(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     hooks: Hooks = Hooks(),
+    inputs: Callable[[Batch], Tensor] | None = None,
 ) -> Trained:
     """Trains K clients from `start`.
 
@@ -128,6 +129,7 @@ def train(
         mean: of the pixels, for normalisation.
         std: likewise.
         hooks: what an algorithm does; gradients are clipped after it.
+        inputs: what the model is given of a batch; None for its images, normalised.
 
     Raises:
         ClientError: a loss or a weight became infinite or NaN.
@@ -145,7 +147,11 @@ def train(
     losses, samples = torch.zeros(clients, device=device), torch.zeros(clients, device=device)
     with torch.no_grad():
         for batch in batches:
-            images = normalise(batch.images.to(device), mean, std, torch.float32)
+            images = (
+                normalise(batch.images.to(device), mean, std, torch.float32)
+                if inputs is None
+                else inputs(batch)
+            )
             loss = _Loss(
                 model, images, batch.labels.to(device), batch.mask.to(device), batch.noise, config, hooks
             )

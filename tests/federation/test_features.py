@@ -1,0 +1,94 @@
+"""Features of a frozen trunk are computed once, and training on them is training on the images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from contracts.cases import MEAN, STD, federate, tiny_backbone, tiny_model, tiny_party
+from torch import nn
+
+from fedadapt.adapters import attach
+from fedadapt.data.augment import Augment
+from fedadapt.federation import features
+from fedadapt.federation.features import frozen_features
+from fedadapt.registry import create
+
+STILL = Augment(pad=0, flip=False)
+
+
+def parties(algorithm="fedavg", model=None):
+    """Two of the same clients, of which the second keeps features."""
+    model = model or tiny_model("head")
+    plain = replace(tiny_party(model, algorithm=create("algorithm", algorithm), epochs=2), augment=STILL)
+    kept = frozen_features(model, plain.split, STILL, MEAN, STD)
+    assert kept is not None
+    return plain, replace(plain, features=kept, memory={})
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "moon", "scaffold", "qfedavg", "apfl"])
+def test_rounds_end_where_those_on_images_end(algorithm):
+    """Every part of local training that sees the model: references, a second model, phases, the start loss."""
+    cohorts = [[0, 1, 2, 3, 4, 5], [2, 3, 6, 7, 8]]
+    plain, kept = parties(algorithm)
+    expected, found = federate(plain, cohorts), federate(kept, cohorts)
+    for stream, params in expected[-1].items():
+        for name, tensor in params.items():
+            torch.testing.assert_close(found[-1][stream][name], tensor, rtol=1e-3, atol=2e-6)
+    name = next(iter(found[0]["model"]))
+    assert not torch.equal(found[-1]["model"][name], found[0]["model"][name])
+
+
+def test_no_bit_depends_on_who_was_asked_before():
+    """Features of a client are the same whether others were looked at first, and whoever they were."""
+    plain, kept = parties()
+    again = frozen_features(plain.model, plain.split, STILL, MEAN, STD)
+    federate(kept, [[0, 1, 2, 3, 4, 5, 6, 7]])
+    first, second = (
+        federate(replace(plain, features=f, memory={}), [[3, 4]]) for f in (kept.features, again)
+    )
+    for name, tensor in first[-1]["model"].items():
+        assert torch.equal(second[-1]["model"][name], tensor)
+
+
+def test_the_network_sees_an_image_once(monkeypatch):
+    """Three rounds of two epochs are one pass over the blocks that the cohort's images are in."""
+    _, kept = parties()
+    seen = []
+    look = kept.features._look
+    monkeypatch.setattr(kept.features, "_look", lambda images: seen.append(len(images)) or look(images))
+    federate(kept, [list(range(16))] * 3)
+    assert sum(seen) == len(kept.split)
+
+
+def test_they_are_not_kept_where_they_change_or_do_not_fit(monkeypatch):
+    """Augmented images, adapters and norms below the head, and a split beyond the bound."""
+    model = tiny_model("head")
+    split = tiny_party(model).split
+    for augment in (Augment(pad=1, flip=False), Augment(pad=0, flip=True)):
+        assert frozen_features(model, split, augment, MEAN, STD) is None
+    for other in (tiny_model("parallel"), tiny_model("norm_head"), tiny_model("head", "local")):
+        assert frozen_features(other, split, STILL, MEAN, STD) is None
+    width = model.backbone.module.get_submodule(model.backbone.head).in_features
+    monkeypatch.setattr(features, "MEMORY_BYTES", 4 * len(split) * width - 1)
+    assert frozen_features(model, split, STILL, MEAN, STD) is None
+
+
+def test_a_head_that_is_not_the_last_layer_keeps_none():
+    """Where logits go through something else behind the head, they would be others."""
+    backbone = tiny_backbone(0)
+    inner = backbone.module
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return 2 * self.inner(x)
+
+    scaled = replace(backbone, module=Scaled().eval(), head=f"inner.{backbone.head}")
+    generator = torch.Generator().manual_seed(0)
+    model = attach(scaled, create("adapter", "head"), create("norm policy", "frozen"), generator)
+    assert frozen_features(model, tiny_party(model).split, STILL, MEAN, STD) is None
