@@ -8,6 +8,7 @@ from collections.abc import Callable, MutableMapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from fedadapt.errors import ConfigError
 from fedadapt.experiment.config import RunConfig
 from fedadapt.experiment.population import build_population
 from fedadapt.federation.attacks import Attack, choose_attackers
-from fedadapt.federation.features import frozen_features
+from fedadapt.federation.features import Features, frozen_features
 from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import ExchangePlan, make_plan
 from fedadapt.federation.population import Population
@@ -81,9 +82,7 @@ class Experiment:
 
     def party(self, memory: MutableMapping[int, Streams]) -> Party:
         """The site that simulates all clients, with their memory."""
-        augment = self.config.data.augment
-        augmented = Augment(pad=augment.pad, flip=augment.flip)
-        split, held = self._training_data()
+        split, held = self._training_data
         return Party(
             model=self.model,
             wire=self.wire,
@@ -92,12 +91,12 @@ class Experiment:
             rounds=self.config.rounds,
             split=split,
             indices=held,
-            augment=augmented,
+            augment=self._augment,
             mean=self.mean,
             std=self.std,
             seeds=self.seeds,
             memory=memory,
-            features=frozen_features(self.model, split, augmented, self.mean, self.std),
+            features=self._features,
         )
 
     def num_steps(self, client: int) -> int:
@@ -105,6 +104,16 @@ class Experiment:
         train = self.config.train
         return train.epochs * -(-len(self.clients.train[client]) // train.batch_size)
 
+    @property
+    def _augment(self) -> Augment:
+        return Augment(pad=self.config.data.augment.pad, flip=self.config.data.augment.flip)
+
+    @cached_property
+    def _features(self) -> Features | None:
+        """Kept for all parties that are made of this."""
+        return frozen_features(self.model, self._training_data[0], self._augment, self.mean, self.std)
+
+    @cached_property
     def _training_data(self) -> tuple[Split, Holdings]:
         """The images with the labels that clients train on, and who holds which.
 

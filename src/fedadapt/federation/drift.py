@@ -14,8 +14,8 @@ def measure_drift(updates: Sequence[Update], moving: Collection[str] = ()) -> di
 
     ``delta_norm`` is the mean over clients of ``|delta_k|``, ``delta_cosine`` that of the cosine of the angle between
     `delta_k` and their mean, weighted by samples, as federated averaging takes it: 1 if all pull together, about
-    ``1 / sqrt(n)`` if n clients pull in unrelated directions. A cosine is left out where a length is zero. The mean
-    is the only thing as large as a model that is held besides the updates.
+    ``1 / sqrt(n)`` if n clients pull in unrelated directions. A cosine is left out where a length is zero. Besides
+    the updates no more is held than the mean, twice, and one update at a time.
 
     Args:
         updates: those that count in a round.

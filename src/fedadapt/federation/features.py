@@ -7,6 +7,7 @@ a step is then a step of the head alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -24,7 +25,7 @@ MEMORY_BYTES = 2**30
 """What all features of a split may take; those of a larger one are computed anew each time."""
 
 BLOCK = 16
-"""Images that go through the network together, always the same ones, so that no bit depends on who asks first."""
+"""Images that go through the network together, always so many, so that no bit depends on who asks first."""
 
 
 class Features:
@@ -41,23 +42,28 @@ class Features:
         self, model: AdaptedModel, split: Split, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> None:
         self.moving: list[str] = []
+        # What batches are cut from: images are looked at here alone.
+        self.labels_only = Split(split.images[:, :0], split.labels)
         self._model, self._split, self._mean, self._std = model, split, mean, std
-        device = next(iter(model.start.values())).device
-        # Memory is taken as it is written to, and a block at the end is whole.
-        shape = (-(-len(split) // BLOCK), BLOCK, _width(model))
-        self._kept = torch.empty(shape, dtype=model.dtype, device=device)
-        self._known = torch.zeros(shape[0], dtype=torch.bool)
+        self._device = next(iter(model.start.values())).device
+        self._known = torch.zeros(len(split), dtype=torch.bool)
+
+    @cached_property
+    def _kept(self) -> Float[Tensor, "n F"]:
+        return torch.empty(
+            (len(self._split), _width(self._model)), dtype=self._model.dtype, device=self._device
+        )
 
     def inputs(self, batch: Batch) -> Float[Tensor, "N F"]:
         """The features of a batch's images."""
-        blocks = batch.places // BLOCK
-        for block in blocks[~self._known[blocks]].unique().tolist():
-            images = self._split.images[block * BLOCK : (block + 1) * BLOCK].to(self._kept.device)
-            self._kept[block, : len(images)] = self._look(
-                normalise(images, self._mean, self._std, torch.float32)
-            )
-            self._known[block] = True
-        return self._kept.flatten(0, 1)[batch.places.to(self._kept.device)]
+        unknown = batch.places[~self._known[batch.places]].unique()
+        for begin in range(0, len(unknown), BLOCK):
+            new = unknown[begin : begin + BLOCK]
+            images = self._split.images[torch.cat([new, new[:1].expand(BLOCK - len(new))])].to(self._device)
+            found = self._look(normalise(images, self._mean, self._std, torch.float32))
+            self._kept[new.to(self._device)] = found[: len(new)]
+            self._known[new] = True
+        return self._kept[batch.places.to(self._device)]
 
     def __call__(
         self,
@@ -90,15 +96,19 @@ class Features:
     def map_values(self, image: Sequence[int]) -> tuple[int, int]:
         """Values that a step holds of one image, the most at once and all together: its features."""
         del image
-        return self._kept.shape[2], self._kept.shape[2]
+        return _width(self._model), _width(self._model)
 
     def _look(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N F"]:
         return head_inputs(self._model.module, self._model.backbone.head, images.to(self._model.dtype))
 
     def is_whole(self) -> bool:
-        """Whether the head comes last, so that its output is the model's."""
-        images = noise(self._model.backbone.image, 2).to(self._kept.device)
-        stacked = {name: tensor[None] for name, tensor in self._model.start.items()}
+        """Whether the head comes last, so that its output is the model's, of a head with large values as well."""
+        images = noise(self._model.backbone.image, 2).to(self._device)
+        generator = torch.Generator().manual_seed(0)
+        stacked = {
+            name: torch.randn(1, *tensor.shape, generator=generator).to(self._device)
+            for name, tensor in self._model.start.items()
+        }
         with torch.inference_mode():
             there, here = self._model(stacked, images), self(stacked, self._look(images))
         return there.shape == here.shape and torch.allclose(there, here, rtol=1e-3, atol=1e-4)
@@ -107,7 +117,7 @@ class Features:
 def frozen_features(
     model: AdaptedModel, split: Split, augment: Augment, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Features | None:
-    """The features to keep; None where they change, would take more than `MEMORY_BYTES`, or are not all a head sees."""
+    """The features to keep; None where they change, take more than `MEMORY_BYTES`, or go through more than a head."""
     head_alone = all(name.startswith(f"{model.backbone.head}.") for name in model.start)
     still = head_alone and not augment.pad and not augment.flip
     if not still or len(split) * _width(model) * model.dtype.itemsize > MEMORY_BYTES:

@@ -62,7 +62,7 @@ class Party:
         seeds: of the run.
         memory: what clients keep from round to round, by client number; under `EVERYONE` the version of the
             download that the site holds for all of them.
-        features: of the images, where the model makes the same of them each time; None to compute them.
+        features: kept, where an image has the same in every round; None to compute them.
     """
 
     model: AdaptedModel
@@ -242,16 +242,18 @@ def _train_phases(
     hooks = _hooks(party, clients, begun, whole)
     losses: list[Tensor] = []
     params, steps = whole, begun.num_steps
+    kept = party.features
+    split = party.split if kept is None else kept.labels_only
     for phase in phases:
         epochs = left if phase.epochs is None else phase.epochs
         if epochs == 0:
             continue
         resting = {n for n in whole if phase.groups is not None and party.model.groups[n] not in phase.groups}
         trained = train(
-            party.features or party.model,
+            kept or party.model,
             params,
             cohort_batches(
-                party.split,
+                split,
                 [party.indices[client] for client in clients],
                 clients,
                 round=round,
@@ -267,7 +269,7 @@ def _train_phases(
             mean=party.mean,
             std=party.std,
             hooks=replace(hooks, frozen=resting),
-            inputs=None if party.features is None else party.features.inputs,
+            inputs=None if kept is None else kept.inputs,
         )
         params, steps = trained.params, steps.to(trained.num_steps.device) + trained.num_steps
         losses.append(trained.loss * (epochs / party.train.epochs))

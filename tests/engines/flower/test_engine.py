@@ -517,6 +517,25 @@ def test_a_node_that_fails_at_rounds_alone_is_asked_ever_more_seldom(grid):
     assert failures[0].isprintable()
 
 
+def test_the_pause_ends_however_often_a_node_has_failed(grid):
+    """After more failures in a row than powers of two fit a float."""
+    engine, _ = engine_on(grid, clients=1)
+    engine._sites.failures[10] = 1023
+    site = ScriptedSite(0)
+    grid.add(10, site)
+    good, _ = grid.nodes[10]
+
+    def broken(message, context):
+        if message.metadata.message_type != "train.round":
+            return good(message, context)
+        grid.nodes[10] = (good, site)
+        return Message(Error(code=0, reason="once more"), reply_to=message)
+
+    grid.nodes[10] = (broken, site)
+    (reply,) = engine.exchange(requests(clients=(0,)))
+    assert reply.frame == b"0"
+
+
 def test_an_array_with_a_long_name_is_a_short_failure(grid):
     """Why an update is refused goes into the run's record, and the name is the sender's."""
     engine, _ = engine_on(grid, clients=2)

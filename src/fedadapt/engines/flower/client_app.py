@@ -33,8 +33,7 @@ def make_client_app(find_desk: FindDesk, mods: Sequence[Mod] = ()) -> ClientApp:
     Args:
         find_desk: finds who answers.
         mods: Flower's mods around every message, the outermost first. What they find in it is one packed frame, or no
-            array at all in a handshake: mods that count or log work, mods that clip or add
-            noise do not.
+            array at all in a handshake: mods that count or log work, and those that change arrays do not.
     """
     require_flower()
     app = ClientApp(mods=list(mods))

@@ -24,7 +24,7 @@ from fedadapt.engines.flower.carry import (
     text_of,
 )
 from fedadapt.engines.flower.mandate import Mandate
-from fedadapt.engines.flower.pull import Pull
+from fedadapt.engines.flower.pull import PATIENCE_S, Pull
 from fedadapt.errors import EngineError, FrameError, one_line
 from fedadapt.federation.handshake import Fit, misfit, parse
 from fedadapt.federation.messages import Reply, Request
@@ -289,10 +289,11 @@ class FlowerEngine:
 
         Flower gives out what it has once; of a batch with such a message the others would be lost as well.
         """
-        found = list[Message]()
+        found, until = list[Message](), time.monotonic() + PATIENCE_S
         for key, sent in list(self._out.items()):
+            patience = 0.0 if sent.pull else until - time.monotonic()
             sent.pull = sent.pull or Pull(self._grid, key)
-            if not sent.pull.is_over:
+            if not sent.pull.ends(patience):
                 continue
             over, sent.pull = sent.pull, None
             try:
@@ -308,7 +309,7 @@ class FlowerEngine:
         """Flower lost the node or the app on it crashed; if it is still there it is greeted anew, after a pause."""
         self._mandate.say(f"node {sent.node} did not answer {sent.kind}: {one_line(reason[:500])}")
         failures = self._sites.failures[sent.node] = self._sites.failures.get(sent.node, -1) + 1
-        self._sites.due[sent.node] = self._clock() + min(2.0**failures, LONGEST_PAUSE_S)
+        self._sites.due[sent.node] = self._clock() + min(2.0 ** min(failures, 6), LONGEST_PAUSE_S)
         self._forget(sent.node)
 
     def _hear_answer(self, message: Message, sent: _Sent) -> list[Reply]:

@@ -8,7 +8,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 PATIENCE_S = 2.0
-"""For one message to be fetched, before the others are fetched beside it."""
+"""For all that is new to be fetched; a message that takes longer is fetched beside the others."""
 
 
 class Pull:
@@ -26,21 +26,20 @@ class Pull:
         self._grid = grid
         self._key = key
         self._found: list[Message] = []
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        self._thread.join(PATIENCE_S)
 
-    @property
-    def is_over(self) -> bool:
-        """Whether it is known if there is an answer."""
+    def ends(self, within_s: float) -> bool:
+        """Waits so long, and says whether it is known if there is an answer."""
+        self._thread.join(max(0.0, within_s))
         return not self._thread.is_alive()
 
     def result(self) -> list[Message]:
         """The answer, if there is one.
 
         Raises:
-            Exception: whatever Flower stumbled over.
+            BaseException: whatever Flower stumbled over, or ended its run with.
         """
         if self._error is not None:
             raise self._error
@@ -49,5 +48,5 @@ class Pull:
     def _run(self) -> None:
         try:
             self._found = list(self._grid.pull_messages([self._key]))
-        except Exception as error:  # noqa: BLE001 - raised again where it is asked for
+        except BaseException as error:  # noqa: BLE001 - raised again where it is asked for
             self._error = error
