@@ -67,6 +67,7 @@ TABLE = [
     # A vector has no factors.
     Case("lowrank", 400),
     Case("lowrank(rank=1) > int8", 2 + 100, huge=False),
+    Case("lowrank(rank=1) > rotate > int2", 2 * 16 + 1024 // 4, huge=False),
     Case("zstd", None, exact=True, unbiased=True),
     Case("rotate > int4 > zstd", None, unbiased=True, huge=False),
     Case("topk(fraction=0.1) > ternary > zstd", None),
@@ -313,6 +314,16 @@ def test_what_is_lost_grows_with_fewer_bits():
     errors = [lost(name, values) for name in ("float32", "float16", "int8", "int4", "int2", "int1")]
     assert all(fewer < more for fewer, more in pairwise(errors))
     assert lost("rotate > int4", spiked) < 0.6 * lost("int4", spiked)
+
+
+@pytest.mark.parametrize("count", [1, 8, 64, 65, 100])
+def test_the_sign_has_the_mean_magnitude_of_what_is_there(count):
+    """Values of one magnitude come back as they are, whatever of the last block is left empty."""
+    codec, params = make_codec("int1(rounding=nearest)"), {"w": torch.ones(count) * 0.5}
+    params["w"][::3] *= -1
+    torch.testing.assert_close(
+        codec.decode(codec.encode(params, key_of()), layout_of(params), key_of()), params, rtol=2**-7, atol=0
+    )
 
 
 def test_low_rank_matrices_come_back_whole():

@@ -258,6 +258,13 @@ def test_an_unknown_name_brings_up_the_closest(setting, words):
             "codec={name = 'randomk', download = 'float32', error_feedback = true}",
             ["codec.error_feedback feeds back", "randomk", "unbiased=false"],
         ),
+        # A message that is lost in half comes back twice as large: what is lost is never less.
+        (
+            "codec={name = 'randomk(fraction=0.5)', download = 'float32', error_feedback = true}",
+            ["codec.error_feedback feeds back", "randomk", "unbiased=false"],
+        ),
+        # Two coarse factors make a product that is further off than nothing.
+        ("codec=lowrank(rank=16) > rotate > int2", ["codec.delta feeds back", "lowrank"]),
         ("codec.error_feedback=true", ["'float32' loses nothing", "lossy codec"]),
         ("train.device=warp", ["train.device", "'warp'", "cuda:N"]),
         ("seed=9223372036854775808", ["seed", "2**63 - 1"]),

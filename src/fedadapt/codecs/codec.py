@@ -72,6 +72,7 @@ class Law:
             the loss back makes it grow from message to message.
         even_loss: the same of values that a rotation has made even; None if that changes nothing.
         evens: whether the stage is such a rotation.
+        magnifies: by how much the decoding may enlarge the share of the squared norm that later stages lose.
     """
 
     error: float = 0.0
@@ -81,12 +82,14 @@ class Law:
     loss: float = 0.0
     even_loss: float | None = None
     evens: bool = False
+    magnifies: float = 1.0
 
     def then(self, later: Law) -> Law:
         """The law of this stage and a later one together."""
         if later == Law():
             return self
         lost = later.even_loss if self.evens and later.even_loss is not None else later.loss
+        lost = self.magnifies * lost
         # What is kept is all in the mean, and more of it if it is enlarged; or it is what the loss has left.
         loss = (
             self.loss + (1 + self.loss) * lost
@@ -99,6 +102,7 @@ class Law:
             self.unbiased and later.unbiased,
             self.gain * later.gain,
             loss,
+            magnifies=self.magnifies * later.magnifies,
         )
 
     def or_worse(self, other: Law) -> Law:
@@ -109,6 +113,7 @@ class Law:
             self.unbiased and other.unbiased,
             max(self.gain, other.gain),
             max(self.loss, other.loss),
+            magnifies=max(self.magnifies, other.magnifies),
         )
 
     @property

@@ -30,6 +30,7 @@ def to_grid(
     rounding: Rounding,
     key: Key,
     *,
+    total: int,
     spread: Literal["largest", "mean"],
 ) -> tuple[Halves, Codes]:
     """Rounds each block to `points` equidistant values from -s to s, s its scale.
@@ -37,11 +38,12 @@ def to_grid(
     ``q = floor((x / s + 1) (points - 1) / 2 + u)`` with u uniform in [0, 1), which has the mean x, or u = 1/2.
 
     Args:
-        values: a whole number of blocks.
+        values: a whole number of blocks, filled up with zeros.
         points: of the grid; with an odd number, zero is one of them.
         block: values that share a scale.
         rounding: at random, unbiased, or to the nearest point.
         key: of the message.
+        total: how many values there are without what fills up the last block.
         spread: whether s is the largest magnitude of the block or the mean one, which cuts off what is larger.
 
     Returns:
@@ -51,11 +53,14 @@ def to_grid(
     codes = np.empty(blocks.shape, dtype=np.uint8)
     scales = np.empty(len(blocks), dtype="<u2")
     noise, half = key.noise("rounding"), np.float32((points - 1) / 2)
+    filled = np.minimum(total - block * np.arange(len(blocks)), block).astype(np.float32)
     step = max(1, _AT_ONCE // block)
     for begin in range(0, len(blocks), step):
         piece = blocks[begin : begin + step]
         sizes = np.abs(piece)
-        scale = round_up(sizes.max(axis=1) if spread == "largest" else sizes.mean(axis=1))
+        scale = round_up(
+            sizes.max(axis=1) if spread == "largest" else sizes.sum(axis=1) / filled[begin : begin + step]
+        )
         wide = widen(scale)
         zero = wide < SMALLEST
         scale[zero] = 0

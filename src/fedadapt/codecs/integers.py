@@ -70,7 +70,9 @@ def _integers(bits: Literal[1, 2, 4, 8], block: int, rounding: Rounding) -> Code
 
     def encode(params: Params, key: Key) -> tuple[Params, tuple[bytes, ...]]:
         total = sum(tensor.numel() for tensor in params.values())
-        scales, codes = grid.to_grid(flatten(params, block), points, block, rounding, key, spread=spread)
+        scales, codes = grid.to_grid(
+            flatten(params, block), points, block, rounding, key, total=total, spread=spread
+        )
         return {}, (scales.tobytes(), grid.pack_bits(codes[:total], bits))
 
     def decode(params: Params, parts: Sequence[bytes], layout: Layout, key: Key) -> Params:

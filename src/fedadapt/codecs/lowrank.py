@@ -77,8 +77,9 @@ def lowrank(
                 handed[tensor_name] = shape
         return handed
 
-    # What later stages lose of one factor is multiplied by the other, whose size is not bounded by a share.
-    law = Law(1.0 + 1e-5, 1e-36, unbiased=False, gain=math.inf, loss=1.0)
+    # What later stages lose of one factor is multiplied by the other, whose size is not bounded by a share. With factors
+    # of equal norm, the first with columns at right angles, a share s lost of both is at most 2 (rank + 1) s of the product.
+    law = Law(1.0 + 1e-5, 1e-36, unbiased=False, gain=math.inf, loss=1.0, magnifies=2.0 * (rank + 1))
     return Codec((Stage(name, encode, decode, rest, lambda layout: (), law, by_tensor=True),))
 
 

@@ -35,7 +35,9 @@ def ternary(*, block: Block = 64, rounding: Rounding = "stochastic") -> Codec:
 
     def encode(params: Params, key: Key) -> tuple[Params, tuple[bytes, ...]]:
         total = sum(tensor.numel() for tensor in params.values())
-        scales, codes = grid.to_grid(flatten(params, block), 3, block, rounding, key, spread="largest")
+        scales, codes = grid.to_grid(
+            flatten(params, block), 3, block, rounding, key, total=total, spread="largest"
+        )
         return {}, (scales.tobytes(), pack_trits(codes[:total]))
 
     def decode(params: Params, parts: Sequence[bytes], layout: Layout, key: Key) -> Params:

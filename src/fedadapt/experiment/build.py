@@ -247,6 +247,9 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         if name not in model.start and not name.endswith("num_batches_tracked"):
             still[model.groups[name]] += tensor.numel()
     plan = make_plan(model, model.kept | algorithm.local.kept, still)
+    wire = Wire(
+        plan, backbone_digest=model.digest, seeds=seeds, norm_bound=config.federation.norm_bound, **coding
+    )
     algorithm = algorithm.settle(
         Setting(
             config.data.num_clients,
@@ -256,12 +259,11 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
             shared=frozenset(plan.groups()),
             moving=frozenset(plan.layout()) & frozenset(model.moving),
             statistics_move=bool(model.moving),
+            lossy=wire.lossy,
+            bounded=wire.norm_bound is not None,
         )
     )
     model.to(device, config.train.dtype)
-    wire = Wire(
-        plan, backbone_digest=model.digest, seeds=seeds, norm_bound=config.federation.norm_bound, **coding
-    )
     warm = warm_start(model, wire)
     return Experiment(
         config,
@@ -306,7 +308,8 @@ def build_coding(config: RunConfig) -> dict[str, Any]:
         ("codec.error_feedback", up if chosen.error_feedback else []),
     ]
     for key, one in ((key, one) for key, codecs in fed_back for one in codecs):
-        if one.law.loss > 1:
+        # The worst case of a biased codec is a message that is lost whole, which waits; an unbiased one enlarges what it keeps.
+        if one.law.loss > 1 or (one.law.loss == 1 and one.law.unbiased):
             raise ConfigError(
                 f"{key} feeds back what codec {one.name!r} loses, which grows without end: up to {one.law.loss:.3g} times "
                 "what goes in; use rounding=nearest, unbiased=false, smaller blocks or a rotation before it, or set it false"
