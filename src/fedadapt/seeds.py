@@ -60,7 +60,7 @@ class Seeds:
         return NormalDist().inv_cdf(self.uniform(purpose, round=round, client=client))
 
     def torch(self, purpose: str, *, round: int = 0, client: int = -1) -> torch.Generator:
-        """A fresh CPU generator of torch for one purpose."""
+        """A fresh CPU generator of torch for one purpose; torch uses 32 bits of its seed, so two may coincide."""
         return torch.Generator().manual_seed(self.derive(purpose, round=round, client=client))
 
     def numpy(self, purpose: str, *, round: int = 0, client: int = -1) -> np.random.Generator:

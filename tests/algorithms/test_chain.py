@@ -26,7 +26,11 @@ REFUSED = [
     (["fedprox", "scaffold"], "sum of plain gradients"),
     (["fednova", "fedprox"], "sum of plain gradients"),
     (["scaffold", "median"], "past the aggregation of Median"),
-    (["scaffold", "fedbuff"], "models of different rounds"),
+    (["scaffold", "fedbuff"], "models of different rounds|remember what they sent"),
+    (["scaffold", "norm_clipping"], "remember what they sent"),
+    (["feddyn", "norm_clipping"], "remember what they sent"),
+    (["feddyn", "median"], "remember what they sent"),
+    (["feddyn", "fedbuff"], "remember what they sent"),
     (["trimmed_mean", "fedexp"], "past the aggregation of Trimmed mean"),
 ]
 
@@ -47,7 +51,7 @@ def test_what_does_not_go_together_is_refused(of, reason):
         ["fedprox", "krum", "fedadam"],
         ["norm_clipping", "median", "fedavgm"],
         ["scaffold", "fedadam"],
-        ["feddyn", "norm_clipping"],
+        ["feddyn", "fedlc"],
         ["fedprox", "fedexp"],
     ],
     ids="+".join,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from contracts.cases import tiny_model, tiny_party
+from contracts.cases import tiny_model, tiny_party, tiny_wire
 
 from fedadapt.errors import ConfigError
 from fedadapt.registry import create
@@ -34,6 +34,30 @@ def test_what_reads_gradients_off_updates_needs_sgd(name):
 def test_fednova_does_not_rescale_averaged_statistics():
     """A rescaled running variance is that of no batch."""
     refuse("use norms 'frozen' or 'local'", "fednova", norms="averaged")
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+def test_what_clients_remember_must_arrive(name):
+    """A codec that loses for good makes server and clients remember different things; error feedback makes up for it."""
+    model = tiny_model()
+
+    def party(codec, **options):
+        wire = tiny_wire(model, codec, **options)
+        return tiny_party(model, algorithm=create("algorithm", name), wire=wire)
+
+    with pytest.raises(ConfigError, match=r"remember what they send.*codec.error_feedback=true"):
+        party("int4")
+    for codec, options in (("int4", {"error_feedback": True}), ("zstd", {}), ("float32", {"delta": True})):
+        party(codec, **options)
+
+
+@pytest.mark.parametrize("name", ["fednova", "qfedavg"])
+def test_a_norm_bound_bounds(name):
+    """Where numbers of the clients' multiply updates, a bound on updates would promise what it does not keep."""
+    model = tiny_model()
+    with pytest.raises(ConfigError, match=r"numbers that clients send \(.*past federation.norm_bound"):
+        tiny_party(model, algorithm=create("algorithm", name), wire=tiny_wire(model, norm_bound=1.0))
+    tiny_party(model, algorithm=create("algorithm", name), wire=tiny_wire(model))
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def tiny_party(model, *, sizes=SIZES, memory=None, algorithm=None, wire=None, **
     return Party(
         model=model,
         wire=wire,
-        algorithm=algorithm.settle(setting_of(wire.plan, len(sizes), config)),
+        algorithm=algorithm.settle(setting_of(wire, len(sizes), config)),
         train=config,
         rounds=5,
         split=tiny_split(max(1, sum(sizes))),
@@ -138,8 +138,9 @@ def tiny_party(model, *, sizes=SIZES, memory=None, algorithm=None, wire=None, **
     )
 
 
-def setting_of(plan, num_clients, config):
-    """What a run with this plan tells its algorithm."""
+def setting_of(wire, num_clients, config):
+    """What a run with this wire tells its algorithm."""
+    plan = wire.plan
     return Setting(
         num_clients,
         num_clients,
@@ -148,6 +149,8 @@ def setting_of(plan, num_clients, config):
         shared=frozenset(plan.groups()),
         moving=frozenset(r.name for r in plan.rows if not r.trained and r.travel is Travel.SHARED),
         statistics_move=any(not r.trained for r in plan.rows),
+        lossy=wire.lossy,
+        bounded=wire.norm_bound is not None,
     )
 
 

@@ -120,6 +120,7 @@ class LocalRule:
         measures_start: whether the loss before training is needed.
         reads_path: whether `finish` or the server takes the way from start to end for a sum of plain gradients,
             so that no other technique may bend them.
+        books: whether `finish` has the client remember what it sends, which is true only if the server takes it as it is.
     """
 
     gradient: Callable[[Gradient, Work], Gradient] | None = None
@@ -135,6 +136,7 @@ class LocalRule:
     memory: Mapping[str, Origin] = field(default_factory=dict)
     measures_start: bool = False
     reads_path: bool = False
+    books: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,8 @@ class Setting:
         shared: groups that travel.
         moving: shared tensors that move with the batches instead, such as averaged norm statistics.
         statistics_move: whether any tensor does, shared or kept.
+        lossy: whether packing an upload loses something for good.
+        bounded: whether updates of a great norm are refused.
     """
 
     num_clients: int
@@ -249,6 +253,8 @@ class Setting:
     shared: frozenset[Group]
     moving: frozenset[str] = frozenset()
     statistics_move: bool = False
+    lossy: bool = False
+    bounded: bool = False
 
 
 Check = Callable[[Setting], str | None]
@@ -302,6 +308,16 @@ class Algorithm:
             raise ConfigError(
                 f"algorithm {self.name} cannot run here: a step takes the updates of at least {self.server.least} clients, "
                 f"there are {updates}; ask more of them, or fill a larger buffer"
+            )
+        if self.local.books and setting.lossy:
+            raise ConfigError(
+                f"algorithm {self.name} cannot run here: clients remember what they send, of which the codec loses a part; "
+                "set codec.error_feedback=true"
+            )
+        if self.local.scalars and setting.bounded:
+            raise ConfigError(
+                f"algorithm {self.name} cannot run here: it multiplies updates by numbers that clients send "
+                f"({', '.join(self.local.scalars)}), past federation.norm_bound; leave one of them out"
             )
         for check in self.checks:
             reason = check(setting)

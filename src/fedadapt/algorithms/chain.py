@@ -104,6 +104,12 @@ def _check_pair(one: Algorithm, other: Algorithm) -> None:
             f"{one.name} lets clients work on models of different rounds, {other.name} needs them on the same; "
             "leave one of them out"
         )
+    changes = other.server.prepare or other.server.buffer is not None
+    if one.local.books and (changes or other.server.aggregate is not _PLAIN_SERVER.aggregate):
+        raise ConfigError(
+            f"{one.name} has clients remember what they sent, of which {other.name} takes something else or less; "
+            "leave one of them out"
+        )
     if one.local.personal is not None and other.local.phases != _PLAIN_LOCAL.phases:
         raise ConfigError(
             f"{one.name} trains a second model all the while, {other.name} trains in phases; leave one of them out"
@@ -134,6 +140,7 @@ def _join_local(one: Algorithm, other: Algorithm) -> LocalRule:
         memory={**first.memory, **second.memory},
         measures_start=first.measures_start or second.measures_start,
         reads_path=first.reads_path or second.reads_path,
+        books=first.books or second.books,
         **chosen,
     )
 

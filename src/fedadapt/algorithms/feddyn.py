@@ -69,7 +69,9 @@ def feddyn(alpha: Annotated[float, Field(gt=0)] = 0.01) -> Algorithm:
 
     return Algorithm(
         "FedDyn",
-        local=LocalRule(gradient=gradient, finish=finish, memory={"dual": Origin.ZEROS}, reads_path=True),
+        local=LocalRule(
+            gradient=gradient, finish=finish, memory={"dual": Origin.ZEROS}, reads_path=True, books=True
+        ),
         server=ServerRule(
             weigh=equally, optimise=optimise, streams=lambda model: {"drift": zeros_like(model)}
         ),

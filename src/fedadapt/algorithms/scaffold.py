@@ -65,6 +65,7 @@ def scaffold(lr: Annotated[float, Field(gt=0)] = 1.0) -> Algorithm:
             uploads=("control_delta",),
             memory={"control": Origin.ZEROS},
             reads_path=True,
+            books=True,
         ),
         server=ServerRule(
             weigh=equally,
