@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from contracts.cases import first_state, tiny_model, tiny_party
+from contracts.cases import first_state, tiny_model, tiny_party, tiny_wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from storm import storm
@@ -16,8 +16,9 @@ from storm import storm
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.messages import EVERYONE, Reply
 from fedadapt.federation.round import play
-from fedadapt.federation.serve import serve
+from fedadapt.federation.serve import UPLOAD_SCALARS, serve
 from fedadapt.params import Group
+from fedadapt.registry import create
 from fedadapt.runs.records import FRAMING, Direction, Outcome
 
 PARTY = tiny_party(tiny_model())
@@ -95,6 +96,31 @@ def test_a_download_counts_as_often_as_it_went_out(sound):
         assert sum(e.num_bytes for e in entries) == times.get(request.client, 1) * len(request.frame)
 
 
+def test_a_whole_version_counts_as_what_it_was():
+    """A client that was sent the step, and then the whole because it had lost what it held: both are in the ledger."""
+    party = replace(PARTY, wire=tiny_wire(PARTY.model, "int4", delta=True), memory={})
+    state = finish(*_answered(ask(party=party), party)).state
+    flow, requests = ask(round=2, party=party, state=state)
+    whole = requests[0].whole()
+    assert len(whole) > 2 * len(requests[0].frame)
+    del party.memory[EVERYONE]
+    assert "starts from version" in serve(requests, party)[0].failure
+    replies = serve([replace(request, frame=whole) for request in requests], party)
+    assert not any(reply.failure for reply in replies)
+    played = finish(flow, [replace(replies[0], downloads=3, wholes=1), *replies[1:]])
+    moved = sum(
+        e.num_bytes
+        for e in played.ledger
+        if (e.client, e.direction) == (replies[0].client, Direction.DOWNLOAD)
+    )
+    assert moved == 2 * len(requests[0].frame) + len(whole)
+
+
+def _answered(asked, party):
+    flow, requests = asked
+    return flow, serve(requests, party)
+
+
 def test_replies_in_any_order_give_the_same_round(sound):
     """State, records and ledger do not depend on who was fastest."""
     expected = finish(ask()[0], sound)
@@ -169,6 +195,42 @@ def test_strangers_repeats_and_latecomers_only_cost_bytes(sound):
     assert same(replace(played, ledger=expected.ledger), expected)
     moved = [entry.num_bytes for entry in played.ledger]
     assert sum(moved) == sum(e.num_bytes for e in expected.ledger) + sum(len(r.frame) for r in strays)
+
+
+LIES = {
+    "fednova": [{"path_length": 1e300}, {"path_length": 1e-300}, {"path_length": math.inf}],
+    "qfedavg": [{"lr": 1e-200}, {"start_loss": 5e-324}, {"start_loss": 1e308}, {"lr": -0.1}],
+}
+
+
+@pytest.mark.parametrize(("name", "lie"), [(name, lie) for name, lies in LIES.items() for lie in lies])
+def test_numbers_that_techniques_divide_by_are_checked(name, lie):
+    """One client's number neither ends the run nor the model, nor stops the others."""
+    party = tiny_party(tiny_model(), algorithm=create("algorithm", name))
+    flow, requests = ask([0, 2], party=party)
+    (liar, honest), rule = serve(requests, party), party.algorithm.local
+    uploads, count = party.algorithm.uploads, len(UPLOAD_SCALARS) + len(rule.scalars)
+    message = party.wire.read(liar.frame, Kind.UPLOAD, 1, 0, uploads, count)
+    told = dict(zip((*UPLOAD_SCALARS, *rule.scalars), message.scalars, strict=True)) | lie
+    frame = party.wire.write(Kind.UPLOAD, 1, 0, message.streams, tuple(told.values()))
+    played = finish(flow, [replace(liar, frame=frame), honest])
+    assert [record.outcome for record in played.clients] == [Outcome.REFUSED, Outcome.ACCEPTED]
+    assert "numbers from 1e-10 to 1e10" in played.clients[0].reason
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fednova"])
+def test_updates_that_are_infinite_together_are_refused(name):
+    """Each of them is finite, what a technique makes of them is not: the model stays, and records say why."""
+    party = tiny_party(tiny_model(), algorithm=create("algorithm", name))
+    own = (1.0,) * len(party.algorithm.local.scalars)
+    replies = [upload(client, delta=3e38, scalars=(3.0, 1.0, 0.5, *own)) for client in (0, 2)]
+    state = first_state(party)
+    state["model"] = {name: tensor + 3e38 for name, tensor in state["model"].items()}
+    played = finish(ask([0, 2], party=party, state=state)[0], replies)
+    assert played.state is state
+    assert {record.outcome for record in played.clients} == {Outcome.REFUSED}
+    assert all("infinite or NaN values of 2 updates" in record.reason for record in played.clients)
+    assert played.drift == {}
 
 
 def test_if_nobody_answers_the_state_stays():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from contracts.cases import SIZES, first_state, tiny_model, tiny_party
+from contracts.cases import SIZES, federate, first_state, tiny_model, tiny_party, tiny_wire
 
 from fedadapt.engines.local import LocalEngine
 from fedadapt.federation.frame import Kind
@@ -144,3 +144,20 @@ def test_the_rate_follows_the_schedule():
         (reply,) = serve(requests_of(site, [0], round=2), site)
         sizes.append(read(site, reply).streams["delta"]["fc.weight"].norm())
     assert float(sizes[0] / sizes[1]) == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("norms", ["averaged", "pooled"])
+def test_running_statistics_are_not_rounded(norms):
+    """Whatever the codec, both ways: a variance that rounding drives below zero makes every output NaN."""
+    model = tiny_model(norms=norms)
+    states = []
+    for codec, options in (("float32", {}), ("rotate > int2(rounding=nearest)", {"delta": True})):
+        party = tiny_party(model, wire=tiny_wire(model, codec, **options))
+        states.append([state["model"] for state in federate(party, [[0, 7], [0, 7]])])
+    (_, exact, _), (start, coarse, after) = states
+    moving = set(model.moving)
+    assert moving
+    assert all(torch.equal(coarse[name], exact[name]) for name in moving)
+    assert not any(torch.equal(coarse[name], exact[name]) for name in coarse.keys() - moving)
+    assert all(not torch.equal(coarse[name], start[name]) for name in moving)
+    assert all((after[name] > 0).all() for name in moving if name.endswith("running_var"))

@@ -177,7 +177,7 @@ class RayEngine:
     ) -> Any:
         memory = self._party.memory
         kept = {r.client: to_bytes(memory[r.client]) for r in requests if r.client in memory}
-        asked = [(replace(request, frame=b""), places[id(request.frame)]) for request in requests]
+        asked = [(replace(request, frame=b"", whole=None), places[id(request.frame)]) for request in requests]
         return actor.answer.remote(asked, kept, *shared)
 
     def _hear(self) -> tuple[_Chunk | None, Answer | None]:

@@ -18,7 +18,7 @@ from fedadapt.federation.drift import measure_drift
 from fedadapt.federation.frame import Kind, unpack
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.population import Population
-from fedadapt.federation.round import Played, accept, downloaded, enough, first_answers
+from fedadapt.federation.round import Played, accept, downloaded, first_answers, step
 from fedadapt.params import Params, Streams
 from fedadapt.runs.records import ClientRecord, Direction, LedgerEntry, Outcome
 
@@ -122,9 +122,8 @@ def play_buffered(
             break
     updates.sort(key=lambda update: update.client)
     records.sort(key=lambda record: record.client)
-    updates, records = enough(algorithm, updates, records)
     kept = {stream: params for stream, params in state.items() if stream not in (CLOCK, FLIGHT)}
-    new = algorithm.step(kept, updates) if updates else kept
+    new, updates, records = step(algorithm, kept, updates, records)
     drift = measure_drift(updates, algorithm.moving)
     return Played(new | _land(now, working), tuple(records), tuple(ledger), drift)
 

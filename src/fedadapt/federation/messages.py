@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedadapt.codecs import Codec, Key
+from fedadapt.codecs import Codec, Key, make_codec
 from fedadapt.errors import FrameError
 from fedadapt.federation.frame import MAX_SECTIONS, Frame, Identity, Kind, check_identity, unpack
 from fedadapt.federation.plan import ExchangePlan
@@ -21,6 +21,8 @@ from fedadapt.seeds import Seeds
 
 EVERYONE = -1
 """The client number of a frame that is the same for all."""
+
+_EXACT = make_codec("float32")
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class Request:
         client: who is asked.
         frame: a download; the same object for all clients that get the same bytes.
         effort: the share of its local steps that a simulated client takes; it is not sent.
+        whole: makes the frame for a client that has lost what `frame` starts from; None if that starts from nothing.
     """
 
     round: int
     client: int
     frame: bytes
     effort: float = 1.0
+    whole: Callable[[], bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Reply:
         outcome: what the failure counts as. A server never takes it from a client.
         downloads: how often the request was sent, or given to whoever carries it; more than once to a site that was
             silent, never to one that was not there. The engine says so, no client.
+        wholes: how often of those it was the request's `whole`.
     """
 
     round: int
@@ -60,6 +65,7 @@ class Reply:
     failure: str = ""
     outcome: Outcome = Outcome.FAILED
     downloads: int = 1
+    wholes: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,10 +115,22 @@ class Wire:
     norm_bound: float | None = None
 
     def codec_of(self, kind: Kind, group: Group) -> Codec:
-        """How a section is packed."""
+        """How a section is packed.
+
+        Running statistics are sent as they are, unless `groups` says otherwise: what rounding does to a difference
+        could drive a variance below zero.
+        """
+        if group is Group.NORM_STATISTICS:
+            return self.groups.get(group, _EXACT)
         if kind is Kind.DOWNLOAD and self.download is not None:
             return self.download
         return self.groups.get(group, self.codec)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether packing an upload loses something for good."""
+        codecs = (self.codec_of(Kind.UPLOAD, group) for group in self.plan.groups())
+        return not self.error_feedback and not all(codec.law.exact for codec in codecs)
 
     @cached_property
     def identity(self) -> Identity:

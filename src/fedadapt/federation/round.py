@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 
 from fedadapt.algorithms import Algorithm, Update
 from fedadapt.errors import FrameError
@@ -14,7 +15,7 @@ from fedadapt.federation.drift import measure_drift
 from fedadapt.federation.frame import Kind, unpack
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.serve import UPLOAD_SCALARS
-from fedadapt.params import Streams, norm
+from fedadapt.params import Streams, is_finite, norm
 from fedadapt.runs.records import FRAMING, ClientRecord, Direction, LedgerEntry, Outcome
 
 
@@ -57,10 +58,12 @@ def play(
         The new state and the round's records.
     """
     frames, track = _downloads(algorithm, wire, state, round, cohort)
-    sent = {id(frame): wire.tally(unpack(frame, max_bytes=len(frame))) for frame in frames.values()}
-    replies = yield [Request(round, client, frames[client]) for client in cohort]
+    tallies = {id(frame): _tally(wire, frame) for frame in frames.values()}
+    sent = {client: tallies[id(frames[client])] for client in cohort}
+    whole = None if track is None else cache(partial(track.frame, wire, versions.WHOLE))
+    replies = yield [Request(round, client, frames[client], whole=whole) for client in cohort]
     answers, strays = first_answers(replies, round, cohort)
-    ledger = downloaded(round, {client: sent[id(frames[client])] for client in cohort}, answers) + strays
+    ledger = downloaded(round, sent, answers, lambda: _tally(wire, whole() if whole else b"")) + strays
     updates, records = list[Update](), list[ClientRecord]()
     for client in sorted(cohort):
         update, record, received = accept(answers.get(client), algorithm, wire, round, client)
@@ -68,12 +71,10 @@ def play(
         ledger += [LedgerEntry(round, client, Direction.UPLOAD, g, n) for g, n in received.items()]
         if update is not None:
             updates.append(update)
-    updates, records = enough(algorithm, updates, records)
-    if track is None:
-        new = algorithm.step(state, updates) if updates else state
-    else:
-        own = versions.without_track(state)
-        new = (algorithm.step(own, updates) if updates else own) | track.after(records).to_streams()
+    own = state if track is None else versions.without_track(state)
+    new, updates, records = step(algorithm, own, updates, records)
+    if track is not None:
+        new = new | track.after(records).to_streams()
     return Played(new, tuple(records), tuple(ledger), measure_drift(updates, algorithm.moving))
 
 
@@ -108,27 +109,56 @@ def first_answers(
 
 
 def downloaded(
-    round: int, tallies: Mapping[int, Mapping[str, int]], answers: Mapping[int, Reply]
+    round: int,
+    tallies: Mapping[int, Mapping[str, int]],
+    answers: Mapping[int, Reply],
+    whole: Callable[[], Mapping[str, int]] = dict,
 ) -> list[LedgerEntry]:
-    """The bytes of each client's download by group, as often as it went out; once if the engine does not say."""
-    return [
-        LedgerEntry(round, client, Direction.DOWNLOAD, group, count)
-        for client, tally in tallies.items()
-        for _ in range(answers[client].downloads if client in answers else 1)
-        for group, count in tally.items()
-    ]
+    """The bytes of each client's download by group, as often as it went out; once if the engine does not say.
+
+    Args:
+        round: of the requests.
+        tallies: of each request's frame.
+        answers: by client.
+        whole: that of the frame for a client that has lost what the usual one starts from.
+    """
+    entries = []
+    for client, tally in tallies.items():
+        answer = answers.get(client, Reply(round, client))
+        moved = [tally] * (answer.downloads - answer.wholes)
+        moved += [whole()] * answer.wholes if answer.wholes else []
+        entries += [
+            LedgerEntry(round, client, Direction.DOWNLOAD, group, count)
+            for one in moved
+            for group, count in one.items()
+        ]
+    return entries
 
 
-def enough(
-    algorithm: Algorithm, updates: list[Update], records: list[ClientRecord]
-) -> tuple[list[Update], list[ClientRecord]]:
-    """The updates of a round that count: all, or none if they are fewer than the technique needs, and records say so."""
-    least = algorithm.server.least
-    if len(updates) >= least:
-        return updates, records
-    reason = f"{len(updates)} updates came, {algorithm.name} needs at least {least}"
-    too_few = partial(replace, outcome=Outcome.REFUSED, reason=reason)
-    return [], [too_few(one) if one.outcome is Outcome.ACCEPTED else one for one in records]
+def _tally(wire: Wire, frame: bytes) -> dict[str, int]:
+    return wire.tally(unpack(frame, max_bytes=len(frame)))
+
+
+def step(
+    algorithm: Algorithm, state: Streams, updates: list[Update], records: list[ClientRecord]
+) -> tuple[Streams, list[Update], list[ClientRecord]]:
+    """The state after a round's updates, those that count, and the records.
+
+    All count; or none, and the records say why, if they are fewer than the technique needs or what comes of them is
+    infinite or NaN. No single update may be at fault: many large ones have an infinite sum.
+    """
+    if not updates:
+        return state, updates, records
+    if len(updates) < algorithm.server.least:
+        reason = f"{len(updates)} updates came, {algorithm.name} needs at least {algorithm.server.least}"
+    else:
+        with suppress(OverflowError, ZeroDivisionError):
+            new = algorithm.step(state, updates)
+            if all(map(is_finite, new.values())):
+                return new, updates, records
+        reason = f"{algorithm.name} made infinite or NaN values of {len(updates)} updates"
+    refused = partial(replace, outcome=Outcome.REFUSED, reason=reason)
+    return state, [], [refused(one) if one.outcome is Outcome.ACCEPTED else one for one in records]
 
 
 def accept(
@@ -144,11 +174,11 @@ def accept(
         message = wire.read(reply.frame, Kind.UPLOAD, round, client, algorithm.uploads, expected)
         num_examples, num_steps, loss, *own = message.scalars
         counts = all(count.is_integer() and 0 <= count < 2**53 for count in (num_examples, num_steps))
-        # What techniques divide by: lengths of paths, rates, losses.
-        sound = all(map(math.isfinite, (loss, *own))) and all(value > 0 for value in own)
+        # What techniques divide by, and raise to powers: lengths of paths, rates, losses.
+        sound = math.isfinite(loss) and all(1e-10 <= value <= 1e10 for value in own)
         if not (counts and num_examples >= 1 and sound):
             raise FrameError(
-                f"scalars {message.scalars} of client {client} are not counts, a finite loss and positive numbers"
+                f"scalars {message.scalars} of client {client} are not counts, a finite loss and numbers from 1e-10 to 1e10"
             )
         bound = wire.norm_bound or math.inf
         if bound < math.inf and (size := math.hypot(*map(norm, message.streams.values()))) > bound:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from functools import reduce
-from operator import add
 
 from fedadapt.adapters.class_means import ClassMoments, head_from_moments
 from fedadapt.algorithms import Algorithm
@@ -43,15 +41,17 @@ def play_warm_start(
     replies = yield [Request(ROUND, client, frame) for client in cohort]
     answers, strays = first_answers(replies, ROUND, cohort)
     ledger = downloaded(ROUND, {c: {FRAMING: len(frame)} for c in cohort}, answers) + strays
-    found, records = list[ClassMoments](), []
+    total: ClassMoments | None = None
+    records: list[ClientRecord] = []
     for client in sorted(cohort):
         moments, record, received = _accept(warm, answers.get(client), client)
         records.append(record)
         ledger += [LedgerEntry(ROUND, client, Direction.UPLOAD, group, n) for group, n in received.items()]
-        found += [] if moments is None else [moments]
-    if not found:
+        if moments is not None:
+            total = moments if total is None else total + moments
+    if total is None:
         return Played({}, tuple(records), tuple(ledger))
-    weight, bias = head_from_moments(reduce(add, found), shrinkage=warm.means.shrinkage)
+    weight, bias = head_from_moments(total, shrinkage=warm.means.shrinkage)
     start = {name: warm.model.start[name].cpu() for name in wire.plan.layout()}
     state = algorithm.init(_cloned(start) | dict(zip(warm.head, (weight, bias), strict=True)))
     if wire.delta:
@@ -95,7 +95,8 @@ def _check(moments: Params, client: int) -> None:
     counts = moments["counts"]
     if not is_finite(moments):
         raise FrameError(f"class means of client {client} hold infinite or NaN values")
-    if bool((counts < 0).any() or (counts != counts.round()).any()) or not bool(counts.any()):
+    sound = (counts >= 0) & (counts == counts.round()) & (counts < 2**53)
+    if not (bool(sound.all()) and bool(counts.any())):
         raise FrameError(f"class means of client {client} are over {counts.tolist()} samples, not counts")
     if bool(moments["sums"][counts == 0].any()) or float(moments["square"]) < 0:
         raise FrameError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from flwr.app import Array, Context, Error, Message, RecordDict
@@ -243,6 +244,32 @@ def test_a_site_that_failed_is_asked_again_while_another_is_away(grid):
     grid.at(100, lambda: setattr(failing, "broken", False))
     assert answered(engine.exchange(requests())) == [(1, 0, b"0"), (1, 1, b"1")]
     assert 100 < grid.now < 200
+
+
+def test_a_site_that_lost_what_it_held_is_sent_the_whole(grid):
+    """Within the round: with a quorum that needs it there is no next one; and what went out is counted as what it was."""
+
+    class Forgetful(ScriptedSite):
+        def answer(self, run, request, accepted):
+            self.frames = [*getattr(self, "frames", []), request.frame]
+            if request.frame != b"whole":
+                raise ClientError("download starts from version 2, this party holds 0")
+            return super().answer(run, request, accepted)
+
+    engine, _ = engine_on(grid, quorum=2)
+    site, made = Forgetful(1), []
+
+    def whole():
+        made.append(grid.now)
+        return b"whole"
+
+    grid.add(10, ScriptedSite(0))
+    grid.add(11, site)
+    replies = engine.exchange([replace(one, whole=whole) for one in requests(clients=(0, 1))])
+    assert answered(replies) == [(1, 0, b"0"), (1, 1, b"1")]
+    assert site.frames == [b"down", b"whole"]
+    assert len(made) == 1
+    assert {r.client: (r.downloads, r.wholes) for r in replies} == {0: (1, 0), 1: (2, 1)}
 
 
 def test_no_request_is_no_reply(grid):

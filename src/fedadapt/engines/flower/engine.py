@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 
 from flwr.app import Message
@@ -78,12 +78,13 @@ class _Sites:
 
 @dataclass
 class _Open:
-    """A round that is open: who sent no update yet, who failed, and what came."""
+    """A round that is open: who sent no update yet, who failed, who has failed before, and what came."""
 
     round: int
     waiting: set[int]
     replies: list[Reply] = field(default_factory=list)
     failed: dict[int, Reply] = field(default_factory=dict)
+    afresh: set[int] = field(default_factory=set)
     usable: int = 0
     again_at: float = math.inf
 
@@ -111,6 +112,8 @@ class _Open:
         self.again_at = min(self.again_at, now + LONGEST_PAUSE_S)
         if now < self.again_at:
             return False
+        # They may have lost what a download starts from.
+        self.afresh |= self.failed.keys()
         self.failed.clear()
         self.again_at = math.inf
         return True
@@ -147,6 +150,7 @@ class FlowerEngine:
         self._sites = _Sites()
         self._out: dict[str, _Sent] = {}
         self._downloads: Counter[int] = Counter()
+        self._wholes: Counter[int] = Counter()
 
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
         """Brings each request to its site; returns with a quorum, when all have answered or at the deadline.
@@ -164,11 +168,12 @@ class FlowerEngine:
         round_, quorum = requests[0].round, min(self._mandate.patience.quorum, len(requests))
         open_, quorum_since = _Open(round_, set(asked)), None
         self._downloads.clear()
+        self._wholes.clear()
         self._out = {k: s for k, s in self._out.items() if s.kind != ROUND or s.round > round_ - LATE_ROUNDS}
         while True:
             try:
                 self._meet()
-                self._ask([asked[client] for client in sorted(open_.silent)])
+                self._ask([asked[client] for client in sorted(open_.silent)], open_.afresh)
                 open_.take(self._collect())
             except OSError as error:
                 raise EngineError(f"Flower's SuperLink does not answer ({error}); start it again") from error
@@ -176,7 +181,10 @@ class FlowerEngine:
             if quorum_since is None and len(self._sites.node_of) >= quorum:
                 quorum_since = self._clock()
             if open_.usable >= quorum and (not open_.silent or self._overdue(quorum_since)):
-                return [replace(reply, downloads=self._downloads[reply.client]) for reply in open_.close()]
+                return [
+                    replace(reply, downloads=self._downloads[reply.client], wholes=self._wholes[reply.client])
+                    for reply in open_.close()
+                ]
             if open_.usable < quorum and open_.try_again(self._clock(), set(self._sites.node_of)):
                 self._mandate.say(
                     f"round {round_}: {open_.usable} of {quorum} updates; asking those that failed again"
@@ -235,8 +243,11 @@ class FlowerEngine:
             elif sent.node == node:
                 del self._out[key]
 
-    def _ask(self, requests: Sequence[Request]) -> None:
-        """Sends each request that is not out, or has been for long, to its site, if that is there."""
+    def _ask(self, requests: Sequence[Request], afresh: Container[int]) -> None:
+        """Sends each request that is not out, or has been for long, to its site, if that is there.
+
+        To those who are to start afresh, with all that it takes.
+        """
         now = self._clock()
         for request in requests:
             node = self._sites.node_of.get(request.client)
@@ -254,18 +265,21 @@ class FlowerEngine:
                 client=request.client,
                 accepted=self._mandate.accepted(request.client),
             )
-            until = self._patience(times, len(request.frame))
+            whole = request.whole() if request.whole and request.client in afresh else b""
+            frame = whole or request.frame
+            until = self._patience(times, len(frame))
             sent = _Sent(ROUND, node, until, request.round, request.client, times)
-            self._send(Message(pack(ask.model_dump_json(), request.frame), node, ROUND), sent)
+            if self._send(Message(pack(ask.model_dump_json(), frame), node, ROUND), sent):
+                self._downloads[request.client] += 1
+                self._wholes[request.client] += bool(whole)
 
-    def _send(self, message: Message, sent: _Sent) -> None:
+    def _send(self, message: Message, sent: _Sent) -> bool:
         (key,) = self._grid.push_messages([message]) or (None,)
         if key is None:
             self._forget(sent.node)
-            return
+            return False
         self._out[key] = sent
-        if sent.kind == ROUND:
-            self._downloads[sent.client] += 1
+        return True
 
     def _collect(self) -> list[Reply]:
         """Takes in what has arrived; gives the answers to requests, of this round and of earlier ones."""
