@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections import Counter
 
@@ -65,3 +66,24 @@ def test_a_server_killed_with_all_its_processes_goes_on(tmp_path):
             lost = store.memory(client)["residual:delta"]
             assert any(tensor.any() for tensor in lost.values())
             assert to_bytes({"lost": kept[f"{client} residual:delta"]}) == to_bytes({"lost": lost})
+
+
+@pytest.mark.slow
+@pytest.mark.flower
+@pytest.mark.timeout(3600)
+def test_a_site_that_lost_its_disk_holds_nobody_up(tmp_path):
+    """It holds no version that a step starts from, and the quorum needs it: it is sent the version whole at once."""
+    recipe = RECIPE.replace("cohort = 2\n", "").replace(", error_feedback = true", "")
+    recipe = recipe.replace("num_clients = 4", "num_clients = 2")
+    with Federation(tmp_path, recipe, dict.fromkeys(range(2), SITE)) as federation:
+        federation.serve()
+        for client in federation.sites:
+            federation.join(client)
+        federation.wait_until_said("server", f"round 2 of {ROUNDS}", 900)
+        kill_tree(federation, "site1")
+        shutil.rmtree(tmp_path / "site1" / "fedadapt-site")
+        federation.join(1)
+        assert federation.finish(1800) == 0, federation.said("server")
+    _, records, _ = hold_against_replay(federation.run)
+    assert Counter(record.outcome for record in records) == {Outcome.ACCEPTED: 2 * ROUNDS}
+    assert "starts from version" in federation.said("site1") + federation.said("server")
