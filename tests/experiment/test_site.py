@@ -253,6 +253,24 @@ def test_a_backbone_is_fetched_in_pieces_and_kept(tmp_path, rounding):
         assert kept.exists()
 
 
+def test_a_backbone_that_was_whole_at_a_kill_is_put_in_its_place(tmp_path):
+    """The last piece had come and the file was not yet where it belongs; if it is damaged it is fetched anew."""
+    weights = tmp_path / "pretrained.safetensors"
+    save_weights(build(tiny("seed=5")).backbone.module, weights, {})
+    server = Server(tmp_path / "runs", f"backbone.weights={weights}")
+    data = (server.path / WEIGHTS).read_bytes()
+    weights.unlink()
+    here = site(tmp_path / "here")
+    here.take(server.terms.backbone, 0, len(data), data[:-1])
+    (part,) = (tmp_path / "here").glob("fedadapt-site/*.part")
+    for whole, missing in ((data, None), (data[:-1] + bytes([data[-1] ^ 1]), 0), (data + b"x", 0)):
+        part.write_bytes(whole)
+        fit = site(tmp_path / "here").greet(server.terms, 1)
+        assert bool(misfit(server.terms, fit)) == (missing is not None)
+        assert site(tmp_path / "here").greet(server.terms, 1).missing_from == missing
+        assert not part.exists()
+
+
 def test_own_classes_are_mapped(server, tmp_path):
     """A site with two of the classes under names of its own trains on the federation's numbers."""
     images = np.random.default_rng(0).integers(0, 255, (30, 12, 12, 3), dtype=np.uint8)

@@ -132,8 +132,11 @@ class FederationSite:
 
         A fetched weight file that is damaged is let go of, so that the next greeting fetches it anew.
         """
-        fit = self.fit(terms, client)
         fetched = self._cached(terms.backbone)
+        if 0 < terms.backbone_bytes <= _size(_part(fetched)):
+            # The site died after the last piece had come, and before the file was in its place.
+            _part(fetched).replace(fetched)
+        fit = self.fit(terms, client)
         if fetched.exists() and not (fit.backbone in ("", terms.backbone) and _readable(fetched)):
             fetched.unlink(missing_ok=True)
             self._built = None
@@ -178,8 +181,8 @@ class FederationSite:
 
     def take(self, backbone: str, offset: int, total: int, data: bytes) -> int:
         """Puts a piece of a weight file away; it is used once it is whole and makes the network it should."""
-        part = self._cached(backbone).with_suffix(".part")
-        have = part.stat().st_size if part.exists() else 0
+        part = _part(self._cached(backbone))
+        have = _size(part)
         if offset != have or have + len(data) > total:
             return min(have, total)
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -287,9 +290,17 @@ class FederationSite:
                     len(terms.class_names), Seeds(config.seed).torch("backbone")
                 )
         except BackboneError:
-            part = self._cached(terms.backbone).with_suffix(".part")
-            return part.stat().st_size if part.exists() else 0
+            return _size(_part(self._cached(terms.backbone)))
         return None
+
+
+def _part(file: Path) -> Path:
+    """Where a weight file is until it is whole."""
+    return file.with_suffix(".part")
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def _readable(file: Path) -> bool:
