@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from fedadapt.engines.flower.gate import PATHS, GateServer
+from fedadapt.engines.flower.gate import PREFIX, GateServer
 from fedadapt.engines.flower.node import Way, node_command
 from fedadapt.engines.flower.processes import GIVEN_UP, Child, free_port
 
@@ -19,7 +19,7 @@ def test_a_supernode_that_was_answered_amiss_is_not_alive(tmp_path, failing):
     """One answer that it does not repeat a request for ends its work, and not its process."""
 
     async def link(scope, receive, send):
-        call = scope["path"].removeprefix(PATHS)
+        call = scope["path"].removeprefix(PREFIX)
         # Field 1 of the answer to an activation is the node's number.
         body = b"\x08\x07" if call == "activate-node" else b""
         status = 500 if call == failing else 200
@@ -40,7 +40,7 @@ def test_a_supernode_that_was_answered_amiss_is_not_alive(tmp_path, failing):
             time.sleep(1.0)
             os.kill(node.pid, 0)
             assert (
-                f"500 Internal Server Error' for url 'http://127.0.0.1:{port}{PATHS}{failing}"
+                f"500 Internal Server Error' for url 'http://127.0.0.1:{port}{PREFIX}{failing}"
                 in (tmp_path / "log").read_text()
             )
         finally:
