@@ -29,7 +29,7 @@ from fedadapt.errors import (
     DataError,
     FedadaptError,
     FrameError,
-    RunError,
+    RunInUse,
     one_line,
 )
 from fedadapt.experiment.build import Clients, Experiment, build, load_data, share_out
@@ -360,7 +360,7 @@ def _waiting_lock(folder: Path) -> Iterator[None]:
         try:
             lock = acquire(folder)
             break
-        except RunError:
+        except RunInUse:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)

@@ -10,7 +10,7 @@ import pytest
 from fedadapt.engines.flower import server as module
 from fedadapt.engines.flower.processes import Child
 from fedadapt.engines.flower.server import Address, FlowerServer
-from fedadapt.errors import EngineError, RunError
+from fedadapt.errors import EngineError, RunInUse
 from fedadapt.runs.lock import acquire
 
 
@@ -70,10 +70,24 @@ def test_a_run_has_one_server(made):
     make, _, _, home = made
     server = make()
     lock = acquire(home)
-    with pytest.raises(RunError, match="is in use by process"):
+    with pytest.raises(RunInUse, match="is in use by process"):
         server.keep_going()
     os.close(lock)
     assert not (home / "config.toml").exists()
+
+
+def test_a_failure_counts_while_rounds_are_missing(made, monkeypatch):
+    """What the last of two apps said of a run is no error once the other has played it to its end."""
+    make, *_, home = made
+    server, done = make(), iter([0, 0, 0, 1, 1, 1])
+    monkeypatch.setattr(Child, "alive", True)
+    monkeypatch.setattr(server, "_submit", lambda: False)
+    monkeypatch.setattr(server, "_rounds", lambda: (next(done), 1))
+    (home / module.FAILURE).write_text("no use")
+    server._watch()
+    monkeypatch.setattr(server, "_rounds", lambda: (0, 1))
+    with pytest.raises(EngineError, match="no use"):
+        server._watch()
 
 
 def test_flower_may_fail_at_a_submission_in_passing(made, monkeypatch):

@@ -102,7 +102,7 @@ class FlowerServer:
 
         Raises:
             EngineError: it cannot be brought to go on.
-            RunError: another process serves the run.
+            RunInUse: another process serves the run.
         """
         lock = acquire(self._home)
         try:
@@ -137,10 +137,10 @@ class FlowerServer:
                 self._start_link()
             if self._submit():
                 self._wait_while_led()
-            done = self._rounds()[0]
+            done, wanted = self._rounds()
             best, tries = (done, 0) if done > best else (best, tries + 1)
             failure = self._home / FAILURE
-            if failure.exists():
+            if done < wanted and failure.exists():
                 raise EngineError(failure.read_text(encoding="utf-8"))
 
     def _wait_while_led(self) -> None:
