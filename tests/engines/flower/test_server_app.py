@@ -38,13 +38,6 @@ def test_an_app_does_not_outlive_what_started_it():
         time.sleep(0.1)
 
 
-def _lives(folder):
-    try:
-        return ") Z " not in (folder / "stat").read_text()
-    except OSError:
-        return False
-
-
 @pytest.fixture
 def play(tmp_path, monkeypatch):
     """Plays a run whose rounds end with an error; what is written for whoever watches it, if anything."""
@@ -76,3 +69,16 @@ def test_an_app_says_when_it_is_no_use_to_start_it_again(tmp_path, play, error, 
     """An app that finds another at work is none that failed: the run goes on."""
     (tmp_path / HOME).mkdir()
     assert play(error) == told
+
+
+def test_an_app_that_nobody_watches_ends_with_its_own_error(tmp_path, play):
+    """A run that `serve --prepare` began has no folder of our server."""
+    assert play(RunError("run is damaged")) is None
+    assert not list(tmp_path.iterdir())
+
+
+def _lives(folder):
+    try:
+        return ") Z " not in (folder / "stat").read_text()
+    except OSError:
+        return False

@@ -18,6 +18,7 @@ from fedadapt.engines.flower.engine import FlowerEngine
 from fedadapt.engines.flower.mandate import Mandate
 from fedadapt.engines.flower.processes import FAILURE, HOME
 from fedadapt.errors import EngineError, FedadaptError, RunInUse
+from fedadapt.files import write_whole
 
 LOOK_S = 0.5
 
@@ -45,8 +46,10 @@ def make_server_app(lead: LeadRun) -> ServerApp:
         except (EngineError, RunInUse):
             raise
         except FedadaptError as error:
-            # Whoever watches this run would start it again; this says that it would be no use.
-            (run / HOME / FAILURE).write_text(str(error), encoding="utf-8")
+            # Whoever watches this run would start it again; this says that it would be no use. Nobody watches one that
+            # was prepared for somebody else's SuperLink.
+            if (run / HOME).is_dir():
+                write_whole(run / HOME / FAILURE, str(error).encode())
             raise
 
     return app
