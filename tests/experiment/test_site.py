@@ -202,6 +202,17 @@ def test_without_a_number_there_is_no_part(server, tmp_path):
     assert numbered.greet(server.terms, -1).client == 2
 
 
+@pytest.mark.parametrize("share", ["true", "false"])
+def test_a_number_that_no_client_has(server, tmp_path, share):
+    """The site and its check say so, before the server does."""
+    here = site(tmp_path / "here", "client = 4\n" + SITE.replace("true", share))
+    why = "client number 4 is not from 0 to 3; set client in its site file"
+    assert here.greet(server.terms, -1).problem == why
+    (tmp_path / "terms.json").write_text(server.terms.model_dump_json())
+    with pytest.raises(ConfigError, match=f"does not fit: {why}"):
+        describe_site(here.path, terms=tmp_path / "terms.json")
+
+
 def test_a_site_may_insist_on_a_recipe(server, tmp_path):
     """Another recipe than its own is refused; its own is not."""
     own = site(tmp_path / "a", recipe=tiny(*SETTINGS))

@@ -153,6 +153,11 @@ class FederationSite:
         if self._recipe is not None:
             own["recipe"] = terms.model_copy(update={"recipe": self._recipe.model_dump_json()}).recipe_digest
         try:
+            clients = make_config(json.loads(terms.recipe)).data.num_clients
+            if number >= clients:
+                raise ConfigError(
+                    f"client number {number} is not from 0 to {clients - 1}; set client in its site file"
+                )
             missing = self._missing_from(terms)
             if missing is not None:
                 # What does not fit anyhow need not fetch a backbone.
