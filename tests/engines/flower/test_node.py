@@ -1,4 +1,4 @@
-"""A site's SuperNode that is of no more use is known from its words, for its process goes on."""
+"""A site's processes: where they are sent to, and that a SuperNode of no more use is known from its words."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 import time
 
 import pytest
+from nodes import make_certificates
 
 from fedadapt.engines.flower.gate import PREFIX, GateServer
-from fedadapt.engines.flower.node import Way, node_command
+from fedadapt.engines.flower.node import Way, _check_server, node_command
 from fedadapt.engines.flower.processes import GIVEN_UP, Child, free_port
+from fedadapt.errors import ConfigError
 
 
 @pytest.mark.flower
@@ -45,3 +47,10 @@ def test_a_supernode_that_was_answered_amiss_is_not_alive(tmp_path, failing):
             )
         finally:
             node.stop()
+
+
+def test_an_address_that_no_host_can_have(tmp_path):
+    """It is said at once, in one line, and not tried for ever."""
+    make_certificates(tmp_path)
+    with pytest.raises(ConfigError, match=r"server a\.\.b:8443 is no name that a host can have"):
+        _check_server(Way("a..b:8443", tmp_path / "ca.pem", None))

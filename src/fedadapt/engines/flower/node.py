@@ -143,6 +143,8 @@ def _check_server(way: Way) -> None:
             f"server {way.address} is not trusted: {error.verify_message}; --ca must be the authority that signed its "
             "certificate, and the certificate must name this host"
         ) from error
+    except UnicodeError as error:
+        raise ConfigError(f"server {way.address} is no name that a host can have ({error})") from error
     except OSError:
         return
 
