@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import resource
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,17 @@ def test_a_site_that_fits_takes_part(server, tmp_path):
     assert first.frame
     assert first == again
     assert memories(tmp_path / "here") == [1]
+
+
+@pytest.mark.parametrize("first", ["greet", "take"])
+def test_what_a_site_keeps_is_its_users_alone(server, tmp_path, first):
+    """Others on its machine may not even look into its folder."""
+    here = site(tmp_path / "here")
+    if first == "greet":
+        here.greet(server.terms, 1)
+    else:
+        here.take(server.terms.backbone, 0, 2, b"x")
+    assert stat.S_IMODE((tmp_path / "here" / "fedadapt-site").stat().st_mode) == 0o700
 
 
 def test_memory_is_committed_by_the_servers_word(server, tmp_path):

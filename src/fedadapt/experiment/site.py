@@ -141,6 +141,7 @@ class FederationSite:
             fetched.unlink(missing_ok=True)
             self._built = None
         if not fit.problem and fit.missing_from is None:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_whole(self._of_run(terms.run) / TERMS, terms.model_dump_json().encode())
         return fit
 
@@ -190,7 +191,7 @@ class FederationSite:
         have = _size(part)
         if offset != have or have + len(data) > total:
             return min(have, total)
-        part.parent.mkdir(parents=True, exist_ok=True)
+        part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with part.open("ab") as file:
             file.write(data)
             file.flush()

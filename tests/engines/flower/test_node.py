@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
+import threading
 import time
 
 import pytest
 from nodes import make_certificates
 
 from fedadapt.engines.flower.gate import PREFIX, GateServer
-from fedadapt.engines.flower.node import Way, _check_server, node_command
+from fedadapt.engines.flower.node import Way, _check_server, keep_joined, node_command
 from fedadapt.engines.flower.processes import GIVEN_UP, Child, free_port
 from fedadapt.errors import ConfigError
 
@@ -47,6 +49,15 @@ def test_a_supernode_that_was_answered_amiss_is_not_alive(tmp_path, failing):
             )
         finally:
             node.stop()
+
+
+def test_a_sites_folder_is_its_users_alone(tmp_path):
+    """Not only Flower's folder in it: the worker keeps its memory beside."""
+    (tmp_path / "ca.pem").write_text("no certificate")
+    way, home = Way("localhost:8443", tmp_path / "ca.pem", None), tmp_path / "fedadapt-site" / "flower"
+    with pytest.raises(ConfigError, match="is no certificate"):
+        keep_joined(way, ["worker"], home, print, threading.Event())
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (home.parent, home)] == [0o700, 0o700]
 
 
 def test_an_address_that_no_host_can_have(tmp_path):
