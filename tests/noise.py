@@ -17,24 +17,7 @@ import httpx
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedadapt.engines.flower.gate import PATHS, Gate, Receive, Scope, Send
-
-CALLS = (
-    "register-node",
-    "activate-node",
-    "deactivate-node",
-    "unregister-node",
-    "send-node-heartbeat",
-    "pull-messages",
-    "push-messages",
-    "get-run",
-    "get-fab",
-    "push-object",
-    "pull-object",
-    "confirm-message-received",
-    "no-such-call",
-)
-"""What nodes may ask of Flower's SuperLink, and one thing that they may not."""
+from fedadapt.engines.flower.gate import CALLS, PREFIX, Gate, Receive, Scope, Send
 
 LENGTHS = (0, 1, 2, 7, 40, 500, 70_000)
 
@@ -94,7 +77,9 @@ class Noise:
         signed = self._draw.random() < 0.5
         headers = {"content-type": "application/protobuf"} | (self._signature() if signed else {})
         body = self._bytes() if self._draw.random() < 0.5 else self._fields()
-        said = client.post(PATHS + self._draw.choice(CALLS), content=body, headers=headers)
+        said = client.post(
+            PREFIX + self._draw.choice((*CALLS, "no-such-call")), content=body, headers=headers
+        )
         self.heard[f"{'signed' if signed else 'unsigned'} {said.status_code}"] += 1
 
     def _bytes(self) -> bytes:
@@ -147,7 +132,7 @@ class Twister:
             event = dict(await receive())
             body = bytearray(event.get("body") or b"")
             if altered and body:
-                self.twisted[scope["path"].removeprefix(PATHS)] += 1
+                self.twisted[scope["path"].removeprefix(PREFIX)] += 1
                 start = self._draw.randrange(len(body))
                 if self._draw.random() < 0.5:
                     body[start] ^= 1 << self._draw.randrange(8)

@@ -12,6 +12,7 @@
     │   └── DigestMismatch        6   the frame belongs to another backbone, layout or codec
     ├── ClientError               7   a client's work failed, or its update was refused
     ├── RunError                  8   a run directory that is missing, in use, damaged or full
+    │   ├── RunInUse              8   another process has its lock
     │   └── RoundFailed           8   in a study, no client could do its work: training diverged
     ├── EngineError               9   an engine that cannot carry messages
     └── Interrupted             130   Ctrl-C; everything committed is safe
@@ -76,6 +77,10 @@ class RunError(FedadaptError):
     """A run directory is missing, in use, damaged, or cannot be written."""
 
     exit_code = 8
+
+
+class RunInUse(RunError):
+    """Another process has the lock of a run directory, and will give it back."""
 
 
 class RoundFailed(RunError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from nodes import make_certificates, make_key
 from tiny import tiny
 
 from fedadapt.backbones.weights import save_weights
@@ -209,3 +210,22 @@ def test_exports_that_cannot_be_written(tmp_path, finished, fedadapt):
     for flags in ([], ["--format", "adapter"]):
         one_line(fedadapt("export", finished, tmp_path / "out", *flags), 8, "cannot write")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_keys_of_sites_that_cannot_be(tmp_path, recipe, fedadapt):
+    """A key that two sites would share, and a private one in place of the public one, end with code 2."""
+    make_certificates(tmp_path)
+    key, pair = (
+        make_key(tmp_path / "key"),
+        ["--tls-cert", tmp_path / "server.pem", "--tls-key", tmp_path / "server.key"],
+    )
+    (tmp_path / "again.pub").write_text(
+        f"{' '.join((tmp_path / 'key.pub').read_text().split()[:2])} another comment"
+    )
+    for second, words in (
+        (tmp_path / "again.pub", ["--site 1 has the key of --site 0"]),
+        (key, [f"{key} is not a public key"]),
+    ):
+        sites = [f"--site=0={key}.pub", f"--site=1={second}"]
+        one_line(fedadapt("serve", recipe, "--runs", tmp_path / "runs", *pair, *sites), 2, *words)
+    assert not (tmp_path / "runs").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import resource
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,17 @@ def test_a_site_that_fits_takes_part(server, tmp_path):
     assert first.frame
     assert first == again
     assert memories(tmp_path / "here") == [1]
+
+
+@pytest.mark.parametrize("first", ["greet", "take"])
+def test_what_a_site_keeps_is_its_users_alone(server, tmp_path, first):
+    """Others on its machine may not even look into its folder."""
+    here = site(tmp_path / "here")
+    if first == "greet":
+        here.greet(server.terms, 1)
+    else:
+        here.take(server.terms.backbone, 0, 2, b"x")
+    assert stat.S_IMODE((tmp_path / "here" / "fedadapt-site").stat().st_mode) == 0o700
 
 
 def test_memory_is_committed_by_the_servers_word(server, tmp_path):
@@ -202,6 +214,17 @@ def test_without_a_number_there_is_no_part(server, tmp_path):
     assert numbered.greet(server.terms, -1).client == 2
 
 
+@pytest.mark.parametrize("share", ["true", "false"])
+def test_a_number_that_no_client_has(server, tmp_path, share):
+    """The site and its check say so, before the server does."""
+    here = site(tmp_path / "here", "client = 4\n" + SITE.replace("true", share))
+    why = "client number 4 is not from 0 to 3; set client in its site file"
+    assert here.greet(server.terms, -1).problem == why
+    (tmp_path / "terms.json").write_text(server.terms.model_dump_json())
+    with pytest.raises(ConfigError, match=f"does not fit: {why}"):
+        describe_site(here.path, terms=tmp_path / "terms.json")
+
+
 def test_a_site_may_insist_on_a_recipe(server, tmp_path):
     """Another recipe than its own is refused; its own is not."""
     own = site(tmp_path / "a", recipe=tiny(*SETTINGS))
@@ -251,6 +274,24 @@ def test_a_backbone_is_fetched_in_pieces_and_kept(tmp_path, rounding):
         assert another.take(server.terms.backbone, 0, len(data), data) == len(data)
         assert misfit(server.terms, another.greet(server.terms, 1)) == ""
         assert kept.exists()
+
+
+def test_a_backbone_that_was_whole_at_a_kill_is_put_in_its_place(tmp_path):
+    """The last piece had come and the file was not yet where it belongs; if it is damaged it is fetched anew."""
+    weights = tmp_path / "pretrained.safetensors"
+    save_weights(build(tiny("seed=5")).backbone.module, weights, {})
+    server = Server(tmp_path / "runs", f"backbone.weights={weights}")
+    data = (server.path / WEIGHTS).read_bytes()
+    weights.unlink()
+    here = site(tmp_path / "here")
+    here.take(server.terms.backbone, 0, len(data), data[:-1])
+    (part,) = (tmp_path / "here").glob("fedadapt-site/*.part")
+    for whole, missing in ((data, None), (data[:-1] + bytes([data[-1] ^ 1]), 0), (data + b"x", 0)):
+        part.write_bytes(whole)
+        fit = site(tmp_path / "here").greet(server.terms, 1)
+        assert bool(misfit(server.terms, fit)) == (missing is not None)
+        assert site(tmp_path / "here").greet(server.terms, 1).missing_from == missing
+        assert not part.exists()
 
 
 def test_own_classes_are_mapped(server, tmp_path):

@@ -103,7 +103,10 @@ def _prepare(recipe: Path, settings: list[str], runs: Path, folder: Path) -> Non
 
 
 def _keys(sites: list[str]) -> dict[int, Path]:
+    from fedadapt.engines.flower.server import read_key
+
     keys: dict[int, Path] = {}
+    owners: dict[str, str] = {}
     for entry in sites:
         number, separator, file = entry.partition("=")
         if not separator or not number.isdigit():
@@ -114,5 +117,8 @@ def _keys(sites: list[str]) -> dict[int, Path]:
             raise ConfigError(f"--site {number} is given twice; every site has its own number")
         if not Path(file).is_file():
             raise ConfigError(f"there is no public key {file}")
+        owner = owners.setdefault(read_key(Path(file)), number)
+        if owner != number:
+            raise ConfigError(f"--site {number} has the key of --site {owner}; every site has its own key")
         keys[int(number)] = Path(file)
     return keys

@@ -29,7 +29,7 @@ from fedadapt.errors import (
     DataError,
     FedadaptError,
     FrameError,
-    RunError,
+    RunInUse,
     one_line,
 )
 from fedadapt.experiment.build import Clients, Experiment, build, load_data, share_out
@@ -132,12 +132,16 @@ class FederationSite:
 
         A fetched weight file that is damaged is let go of, so that the next greeting fetches it anew.
         """
-        fit = self.fit(terms, client)
         fetched = self._cached(terms.backbone)
+        if 0 < terms.backbone_bytes <= _size(_part(fetched)):
+            # The site died after the last piece had come, and before the file was in its place.
+            _part(fetched).replace(fetched)
+        fit = self.fit(terms, client)
         if fetched.exists() and not (fit.backbone in ("", terms.backbone) and _readable(fetched)):
             fetched.unlink(missing_ok=True)
             self._built = None
         if not fit.problem and fit.missing_from is None:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_whole(self._of_run(terms.run) / TERMS, terms.model_dump_json().encode())
         return fit
 
@@ -150,6 +154,11 @@ class FederationSite:
         if self._recipe is not None:
             own["recipe"] = terms.model_copy(update={"recipe": self._recipe.model_dump_json()}).recipe_digest
         try:
+            clients = make_config(json.loads(terms.recipe)).data.num_clients
+            if number >= clients:
+                raise ConfigError(
+                    f"client number {number} is not from 0 to {clients - 1}; set client in its site file"
+                )
             missing = self._missing_from(terms)
             if missing is not None:
                 # What does not fit anyhow need not fetch a backbone.
@@ -178,11 +187,11 @@ class FederationSite:
 
     def take(self, backbone: str, offset: int, total: int, data: bytes) -> int:
         """Puts a piece of a weight file away; it is used once it is whole and makes the network it should."""
-        part = self._cached(backbone).with_suffix(".part")
-        have = part.stat().st_size if part.exists() else 0
+        part = _part(self._cached(backbone))
+        have = _size(part)
         if offset != have or have + len(data) > total:
             return min(have, total)
-        part.parent.mkdir(parents=True, exist_ok=True)
+        part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with part.open("ab") as file:
             file.write(data)
             file.flush()
@@ -287,9 +296,17 @@ class FederationSite:
                     len(terms.class_names), Seeds(config.seed).torch("backbone")
                 )
         except BackboneError:
-            part = self._cached(terms.backbone).with_suffix(".part")
-            return part.stat().st_size if part.exists() else 0
+            return _size(_part(self._cached(terms.backbone)))
         return None
+
+
+def _part(file: Path) -> Path:
+    """Where a weight file is until it is whole."""
+    return file.with_suffix(".part")
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def _readable(file: Path) -> bool:
@@ -349,7 +366,7 @@ def _waiting_lock(folder: Path) -> Iterator[None]:
         try:
             lock = acquire(folder)
             break
-        except RunError:
+        except RunInUse:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from fedadapt.errors import RunError
+from fedadapt.errors import RunInUse
 
 LOCK = "lock"
 
@@ -25,7 +25,7 @@ def acquire(folder: Path) -> int:
         The descriptor to close.
 
     Raises:
-        RunError: another process, or another store in this one, has it.
+        RunInUse: another process, or another store in this one, has it.
         OSError: the lock file cannot be made.
     """
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -36,7 +36,7 @@ def acquire(folder: Path) -> int:
     except BlockingIOError:
         holder = os.pread(lock, 32, 0).decode(errors="replace") or "unknown"
         os.close(lock)
-        raise RunError(
+        raise RunInUse(
             f"directory {folder} is in use by process {holder}; wait for it to end, or choose another one"
         ) from None
     except OSError:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, final
 
 from fedadapt.errors import RunError
+from fedadapt.files import keep_names
 from fedadapt.params import Streams, from_bytes, to_bytes
 from fedadapt.runs import chain
 from fedadapt.runs.ledger import LedgerTotal, totals
@@ -371,11 +372,7 @@ def _write_new(path: Path, document: str) -> None:
     finally:
         connection.close()
     (path / _NEW).rename(path / FILE)
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    keep_names(path)
 
 
 def _discard(path: Path) -> None:

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from nodes import make_certificates
 
-from fedadapt.engines.flower.gate import MAX_BODY_BYTES, Gate, GateServer
+from fedadapt.engines.flower.gate import CALLS, MAX_BODY_BYTES, PREFIX, Gate, GateServer
 from fedadapt.engines.flower.processes import free_port
 from fedadapt.errors import EngineError
 
@@ -85,14 +85,25 @@ def test_nodes_pass(port):
         ("POST", "/v1/runtime/push-messages"),
         ("POST", "/v1/fleet/../control/start-run"),
         ("POST", "/v1/fleet/%2e%2e/control/start-run"),
+        ("POST", "/v1/fleet/"),
+        pytest.param("POST", "/v1/fleet/" + 60_000 * "x", id="long"),
+        ("POST", "/v1/fleet/pull-messages/"),
         ("POST", "/"),
         ("GET", "/v1/fleet/pull-messages"),
         ("GET", "/docs"),
     ],
 )
 def test_others_do_not(port, method, path):
-    """Operators' commands, the server app's messages and everything else end at the gate."""
+    """Operators' commands, the server app's messages and all that Flower would only write to its log end at the gate."""
     assert ask(port, method, path)[0] == 404
+
+
+def test_the_calls_of_nodes_are_those_that_flower_has():
+    """A release with another call would be known here, and not by sites that are turned away."""
+    router = pytest.importorskip("flwr.superlink.routers.fleet.router").router
+    assert {(method, route.path) for route in router.routes for method in route.methods} == {
+        ("POST", PREFIX + call) for call in CALLS
+    }
 
 
 def test_long_bodies_are_refused_unread(port):
@@ -126,13 +137,13 @@ def test_long_bodies_are_refused_unread(port):
 def test_bodies_that_do_not_come_hold_nobody_up(upstream):
     """More half requests than a pool of connections has: honest nodes pass, and the others are turned away."""
     number = free_port()
-    head = b"POST /v1/fleet/x HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n1"
+    head = b"POST /v1/fleet/get-run HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n1"
     with GateServer(Gate(upstream, None, patience_s=2.0), "127.0.0.1", number, None, None):
         stalled = [socket.create_connection(("127.0.0.1", number), timeout=20) for _ in range(150)]
         try:
             for one in stalled:
                 one.sendall(head)
-            assert ask(number, "POST", "/v1/fleet/x", b"abc")[0] == 201
+            assert ask(number, "POST", "/v1/fleet/get-run", b"abc")[0] == 201
             answers = {one.recv(12) for one in stalled}
         finally:
             for one in stalled:

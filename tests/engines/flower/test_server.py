@@ -6,11 +6,13 @@ import json
 import os
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedadapt.engines.flower import server as module
 from fedadapt.engines.flower.processes import Child
-from fedadapt.engines.flower.server import Address, FlowerServer
-from fedadapt.errors import EngineError, RunError
+from fedadapt.engines.flower.server import Address, FlowerServer, read_key
+from fedadapt.errors import ConfigError, EngineError, RunInUse
 from fedadapt.runs.lock import acquire
 
 
@@ -30,6 +32,12 @@ class Register:
         return {"node-id": self.nodes[key]}
 
 
+def key_of(client):
+    """A public key, the same for each client at every call."""
+    public = ec.derive_private_key(client + 1, ec.SECP384R1()).public_key()
+    return public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+
+
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """Makes the server of one run with two sites, and Flower's register."""
@@ -38,7 +46,7 @@ def made(tmp_path, monkeypatch):
     keys = {}
     for client in (0, 1):
         keys[client] = tmp_path / f"{client}.pub"
-        keys[client].write_text(f"ecdsa KEY{client} somebody\n")
+        keys[client].write_text(f"{key_of(client)} somebody\n")
 
     def make():
         address = Address("127.0.0.1", 1, None, None)
@@ -55,14 +63,24 @@ def test_a_key_that_was_registered_but_not_written_down_is_found(made):
     assert told == [{100: 0, 101: 1}]
     record = home / "registered.json"
     known = json.loads(record.read_text())
-    record.write_text(json.dumps({"ecdsa KEY0": known["ecdsa KEY0"]}))
+    record.write_text(json.dumps({key_of(0): known[key_of(0)]}))
     server._register()
     assert told[1] == told[0]
     assert json.loads(record.read_text()) == known
     register.nodes["another"] = "7"
-    record.write_text(json.dumps({"ecdsa KEY0": known["ecdsa KEY0"]}))
+    record.write_text(json.dumps({key_of(0): known[key_of(0)]}))
     with pytest.raises(EngineError, match="already in use"):
         server._register()
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"ecdsa-sha2-nistp384", b"\xff\xfe key", b"-----BEGIN OPENSSH PRIVATE KEY-----\n"]
+)
+def test_what_is_no_public_key(tmp_path, said):
+    """Another file, such as the private one beside it, is known before anything starts."""
+    (tmp_path / "key").write_bytes(said)
+    with pytest.raises(ConfigError, match="is not a public key of a site"):
+        read_key(tmp_path / "key")
 
 
 def test_a_run_has_one_server(made):
@@ -70,10 +88,24 @@ def test_a_run_has_one_server(made):
     make, _, _, home = made
     server = make()
     lock = acquire(home)
-    with pytest.raises(RunError, match="is in use by process"):
+    with pytest.raises(RunInUse, match="is in use by process"):
         server.keep_going()
     os.close(lock)
     assert not (home / "config.toml").exists()
+
+
+def test_a_failure_counts_while_rounds_are_missing(made, monkeypatch):
+    """What the last of two apps said of a run is no error once the other has played it to its end."""
+    make, *_, home = made
+    server, done = make(), iter([0, 0, 0, 1, 1, 1])
+    monkeypatch.setattr(Child, "alive", True)
+    monkeypatch.setattr(server, "_submit", lambda: False)
+    monkeypatch.setattr(server, "_rounds", lambda: (next(done), 1))
+    (home / module.FAILURE).write_text("no use")
+    server._watch()
+    monkeypatch.setattr(server, "_rounds", lambda: (0, 1))
+    with pytest.raises(EngineError, match="no use"):
+        server._watch()
 
 
 def test_flower_may_fail_at_a_submission_in_passing(made, monkeypatch):

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from fedadapt.backbones.rounding import Rounding, unpack
 from fedadapt.errors import BackboneError
+from fedadapt.files import write_whole
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of the training pixels (0..1), by channel."""
@@ -103,7 +104,4 @@ def save_weights(
         if not whole.endswith("num_batches_tracked")
         for name, packed in pack(whole, tensor.detach().cpu()).items()
     }
-    part = path.with_name(path.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, part, metadata={key: json.dumps(value) for key, value in metadata.items()})
-    part.replace(path)
+    write_whole(path, save(tensors, metadata={key: json.dumps(value) for key, value in metadata.items()}))

@@ -19,8 +19,26 @@ import uvicorn
 
 from fedadapt.errors import EngineError
 
-PATHS = "/v1/fleet/"
+PREFIX = "/v1/fleet/"
 """Where nodes speak to the SuperLink."""
+
+CALLS = (
+    "register-node",
+    "activate-node",
+    "deactivate-node",
+    "unregister-node",
+    "send-node-heartbeat",
+    "pull-messages",
+    "push-messages",
+    "get-run",
+    "get-fab",
+    "push-object",
+    "pull-object",
+    "confirm-message-received",
+)
+"""All that they say there. Any other path, however long, Flower would write to its log before it refuses it."""
+
+_PATHS = {PREFIX + call for call in CALLS}
 
 MAX_BODY_BYTES = 16 * 2**20
 """Of one request; Flower itself cuts arrays into pieces of 5 MiB."""
@@ -70,7 +88,7 @@ class Gate:
         if scope["type"] != "http":
             return
         path: str = scope["path"]
-        if scope["method"] != "POST" or not path.startswith(PATHS) or ".." in path:
+        if scope["method"] != "POST" or path not in _PATHS:
             await _refuse(send, 404)
             return
         headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]

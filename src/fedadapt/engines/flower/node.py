@@ -84,7 +84,7 @@ def keep_joined(
     Args:
         way: to the server.
         worker: the module of the worker and its arguments after the socket.
-        home: where Flower keeps its files here, and where the worker's socket is.
+        home: where Flower keeps its files here, and where the worker's socket is; in the folder of the site.
         say: told one line at a time.
         stop: ends it.
 
@@ -93,7 +93,9 @@ def keep_joined(
         RunError: the site is joined already.
         EngineError: Flower is not installed, the server is not trusted, or the worker cannot begin.
     """
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in (home.parent, home):
+        # The mode is that of the last folder alone, and the worker keeps beside ours what nobody else may read.
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _check_server(way)
     module, *arguments = worker
     command = [sys.executable, "-m", module, str(home / SOCKET), *arguments]
@@ -143,6 +145,8 @@ def _check_server(way: Way) -> None:
             f"server {way.address} is not trusted: {error.verify_message}; --ca must be the authority that signed its "
             "certificate, and the certificate must name this host"
         ) from error
+    except UnicodeError as error:
+        raise ConfigError(f"server {way.address} is no name that a host can have ({error})") from error
     except OSError:
         return
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -29,7 +30,7 @@ from fedadapt.engines.flower.processes import (
     wait_for,
     write_bundle,
 )
-from fedadapt.errors import EngineError
+from fedadapt.errors import ConfigError, EngineError
 from fedadapt.files import write_whole
 from fedadapt.runs.lock import acquire, is_held
 
@@ -102,7 +103,7 @@ class FlowerServer:
 
         Raises:
             EngineError: it cannot be brought to go on.
-            RunError: another process serves the run.
+            RunInUse: another process serves the run.
         """
         lock = acquire(self._home)
         try:
@@ -137,10 +138,10 @@ class FlowerServer:
                 self._start_link()
             if self._submit():
                 self._wait_while_led()
-            done = self._rounds()[0]
+            done, wanted = self._rounds()
             best, tries = (done, 0) if done > best else (best, tries + 1)
             failure = self._home / FAILURE
-            if failure.exists():
+            if done < wanted and failure.exists():
                 raise EngineError(failure.read_text(encoding="utf-8"))
 
     def _wait_while_led(self) -> None:
@@ -223,14 +224,11 @@ class FlowerServer:
         record = self._home / "registered.json"
         known: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
         for file in self._keys.values():
-            key = " ".join(file.read_text(encoding="utf-8").split()[:2])
+            key = read_key(file)
             if key not in known:
                 known[key] = self._node_of(file, set(known.values()))
                 write_whole(record, json.dumps(known).encode())
-        nodes = {
-            int(known[" ".join(file.read_text(encoding="utf-8").split()[:2])]): client
-            for client, file in self._keys.items()
-        }
+        nodes = {int(known[read_key(file)]): client for client, file in self._keys.items()}
         self._numbers(nodes)
 
     def _node_of(self, key: Path, known: set[str]) -> str:
@@ -255,6 +253,24 @@ class FlowerServer:
                 continue
             counts[run] = found.get("network-traffic", {})
         write_whole(self._home / "traffic.json", json.dumps(counts, indent=2).encode())
+
+
+def read_key(file: Path) -> str:
+    """A site's public key: its kind and itself, without the comment that may follow.
+
+    Raises:
+        ConfigError: it is none that Flower takes.
+    """
+    said = file.read_bytes()
+    try:
+        key = serialization.load_ssh_public_key(said)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ConfigError(
+            f"{file} is not a public key of a site; take the .pub that ssh-keygen -t ecdsa -b 384 wrote"
+        )
+    return b" ".join(said.split()[:2]).decode()
 
 
 def _write_certificate(file: Path) -> None:

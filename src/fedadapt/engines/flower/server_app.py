@@ -17,7 +17,8 @@ from fedadapt.engines.flower import require_flower
 from fedadapt.engines.flower.engine import FlowerEngine
 from fedadapt.engines.flower.mandate import Mandate
 from fedadapt.engines.flower.processes import FAILURE, HOME
-from fedadapt.errors import EngineError, FedadaptError
+from fedadapt.errors import EngineError, FedadaptError, RunInUse
+from fedadapt.files import write_whole
 
 LOOK_S = 0.5
 
@@ -42,11 +43,13 @@ def make_server_app(lead: LeadRun) -> ServerApp:
         run = Path(str(context.run_config["run"]))
         try:
             lead(run, lambda mandate: FlowerEngine(grid, mandate))
-        except EngineError:
+        except (EngineError, RunInUse):
             raise
         except FedadaptError as error:
-            # Whoever watches this run would start it again; this says that it would be no use.
-            (run / HOME / FAILURE).write_text(str(error), encoding="utf-8")
+            # Whoever watches this run would start it again; this says that it would be no use. Nobody watches one that
+            # was prepared for somebody else's SuperLink.
+            if (run / HOME).is_dir():
+                write_whole(run / HOME / FAILURE, str(error).encode())
             raise
 
     return app
