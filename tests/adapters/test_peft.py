@@ -74,6 +74,18 @@ def test_what_was_written_comes_back(adapter, tmp_path):
         assert torch.equal(loaded[name], tensor), name
 
 
+def test_a_model_in_bf16_writes_and_reads_its_own_first_matrix(tmp_path):
+    """The one that follows from the seed, not what is left of it where the model computes."""
+    whole, half = model_of("seeded", rank=2), model_of("seeded", rank=2).to("cpu", torch.bfloat16)
+    save_peft(half, half.start, tmp_path / "half")
+    save_peft(whole, whole.start, tmp_path / "whole")
+    ours, theirs = (load_file(tmp_path / name / TENSORS) for name in ("half", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    for model in (whole, half):
+        assert list(load_peft(model, tmp_path / "half")) == list(model.start)
+
+
 def test_what_peft_writes_comes_to_us(tmp_path):
     """Its own LoRA on the bare backbone, another scale than ours, no norms or head: the logits are the same here."""
     peft = pytest.importorskip("peft", reason="needs PEFT")
