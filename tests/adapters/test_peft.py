@@ -168,6 +168,22 @@ def test_other_variants_are_refused(changes, said, tmp_path):
         load_peft(model, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["conv1.lora_B.weight", "fc.bias"])
+def test_values_that_are_no_numbers_are_refused(name, tmp_path):
+    """Of a pair, and of what PEFT saves whole; other types are taken in ours."""
+    model = model_of("lora", rank=2)
+    save_peft(model, model.start, tmp_path)
+    tensors = load_file(tmp_path / TENSORS)
+    tensors |= {key: tensor.bfloat16() for key, tensor in tensors.items() if "lora" in key or ".fc." in key}
+    save_file(tensors, tmp_path / TENSORS)
+    loaded = load_peft(model, tmp_path)
+    assert {tensor.dtype for tensor in loaded.values()} == {torch.float32}
+    tensors[f"base_model.model.{name}"].view(-1)[-1] = float("nan")
+    save_file(tensors, tmp_path / TENSORS)
+    with pytest.raises(AttachError, match="holds infinite or NaN values, in"):
+        load_peft(model, tmp_path)
+
+
 def test_files_of_other_models_are_refused(tmp_path):
     """Other ranks, other sites, kernels that a pair under the centre has not, another seed, tensors nobody knows."""
     model = model_of("lora", rank=2)
