@@ -29,8 +29,7 @@ CONFIG: dict[str, Any] = {
     "algorithm": {"name": "scaffold"},
     "data": {
         "source": {"name": "digits", "size": 16},
-        "partition": {"name": "virtual", "size": 20, "sigma": 1.0, "alpha": 0.5},
-        "local_test_fraction": 0.2,
+        "partition": {"name": "virtual", "size": 16, "sigma": 1.0, "alpha": 0.5},
         "augment": {"pad": 1, "flip": False},
     },
     "train": {"lr": 0.01, "batch_size": 16, "device": "cpu"},

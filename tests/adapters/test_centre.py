@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from contracts.cases import random_images, tiny_backbone
 from torch import nn
 
-from fedadapt.adapters import centre
+from fedadapt.adapters import attach, centre
+from fedadapt.params import expand
+from fedadapt.registry import create
 
 
 def conv(stride, *, bias=False):
@@ -69,3 +72,23 @@ def test_folding_follows_from_shapes():
     assert centre.is_worth_folding(layer, large, clients=1)
     assert not centre.is_worth_folding(layer, large, clients=32)
     assert not centre.is_worth_folding(layer, small, clients=1)
+
+
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_weight_that_is_made_at_each_call_is_not_taken_as_it_lies(norm):
+    """A convolution with a hook is called, so that the start is still the backbone."""
+    backbone = tiny_backbone()
+    with torch.enable_grad():
+        norm(backbone.module.layer1[0].conv1)
+    backbone.module.requires_grad_(requires_grad=False)
+    images = random_images(2)
+    with torch.no_grad():
+        backbone.module(random_images(1, seed=1))
+        adapter, policy = create("adapter", "parallel"), create("norm policy", "frozen")
+        model = attach(backbone, adapter, policy, torch.Generator().manual_seed(0))
+        expected = backbone.module(images)
+        torch.testing.assert_close(model(expand(model.start, 1), images), expected, rtol=1e-5, atol=1e-5)
+    site = model.module.get_submodule("layer1.0.conv1")
+    assert not site.joins
+    assert model.module.get_submodule("layer1.0.conv2").joins

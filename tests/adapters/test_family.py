@@ -163,3 +163,26 @@ def test_a_seeded_model_in_bf16_still_merges_with_its_own_matrix():
     plain, exact = merge(model, params), model_of(tiny_backbone(), "seeded", rank=2)
     images = noise((3, 12, 12), 2)
     torch.testing.assert_close(plain(images), exact(expand(params, 1), images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "head", "options"),
+    [("seeded", "trained", {}), ("parallel", "frozen", {}), ("parallel", "low_rank", {"rank": 2})],
+)
+def test_a_file_of_a_model_in_bf16_is_one_of_the_model(adapter, head, options, tmp_path):
+    """What is frozen is rounded where it computes, and is the same model: the digest stays, files go both ways."""
+    half, whole = (
+        attach(
+            tiny_backbone(),
+            create("adapter", adapter),
+            create("norm policy", "frozen"),
+            torch.Generator().manual_seed(0),
+            create("head policy", head, options),
+        )
+        for _ in range(2)
+    )
+    half.to("cpu", torch.bfloat16)
+    assert half.digest == whole.digest != whole.backbone.digest
+    for one, other in ((half, whole), (whole, half)):
+        save_adapter(one, one.start, tmp_path / "a.safetensors")
+        assert list(load_adapter(other, tmp_path / "a.safetensors")) == list(other.start)

@@ -74,6 +74,18 @@ def test_what_was_written_comes_back(adapter, tmp_path):
         assert torch.equal(loaded[name], tensor), name
 
 
+def test_a_model_in_bf16_writes_and_reads_its_own_first_matrix(tmp_path):
+    """The one that follows from the seed, not what is left of it where the model computes."""
+    whole, half = model_of("seeded", rank=2), model_of("seeded", rank=2).to("cpu", torch.bfloat16)
+    save_peft(half, half.start, tmp_path / "half")
+    save_peft(whole, whole.start, tmp_path / "whole")
+    ours, theirs = (load_file(tmp_path / name / TENSORS) for name in ("half", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    for model in (whole, half):
+        assert list(load_peft(model, tmp_path / "half")) == list(model.start)
+
+
 def test_what_peft_writes_comes_to_us(tmp_path):
     """Its own LoRA on the bare backbone, another scale than ours, no norms or head: the logits are the same here."""
     peft = pytest.importorskip("peft", reason="needs PEFT")
@@ -153,6 +165,22 @@ def test_other_variants_are_refused(changes, said, tmp_path):
     config = json.loads((tmp_path / CONFIG).read_text())
     (tmp_path / CONFIG).write_text(json.dumps(config | changes))
     with pytest.raises(AttachError, match=said):
+        load_peft(model, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["conv1.lora_B.weight", "fc.bias"])
+def test_values_that_are_no_numbers_are_refused(name, tmp_path):
+    """Of a pair, and of what PEFT saves whole; other types are taken in ours."""
+    model = model_of("lora", rank=2)
+    save_peft(model, model.start, tmp_path)
+    tensors = load_file(tmp_path / TENSORS)
+    tensors |= {key: tensor.bfloat16() for key, tensor in tensors.items() if "lora" in key or ".fc." in key}
+    save_file(tensors, tmp_path / TENSORS)
+    loaded = load_peft(model, tmp_path)
+    assert {tensor.dtype for tensor in loaded.values()} == {torch.float32}
+    tensors[f"base_model.model.{name}"].view(-1)[-1] = float("nan")
+    save_file(tensors, tmp_path / TENSORS)
+    with pytest.raises(AttachError, match="holds infinite or NaN values, in"):
         load_peft(model, tmp_path)
 
 

@@ -76,6 +76,16 @@ def test_the_digest_does_not_depend_on_memory_layout_or_classes():
     assert other.num_bytes == 4 * (sum(t.numel() for t in module.state_dict().values()) - 3 * 17 - 19)
 
 
+def test_the_digest_sees_a_tensor_without_axes():
+    """A scale that is one number counts as any other tensor does."""
+    digests = []
+    for scale in (1.0, 2.0):
+        module = make("resnet20", width=0.25).module
+        module.register_buffer("scale", torch.tensor(scale))
+        digests.append(content_digest(module, "fc"))
+    assert digests[0] != digests[1]
+
+
 def test_a_head_that_is_no_linear_layer_is_refused():
     """The message names the place."""
     module = ResNet(1, (4, 4, 4, 4), (1, 1, 1), "average", stem_relu=True, end_norm=True, num_classes=2)

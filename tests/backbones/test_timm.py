@@ -21,6 +21,22 @@ def test_an_unknown_model_names_near_ones():
         build(model="resnet1888", pretrained=False)
     with pytest.raises(BackboneError, match="near: none"):
         build(model="zzzzzzzz", pretrained=False)
+    with pytest.raises(BackboneError, match=r"cannot make 'resnet18.zzz' \(RuntimeError: .*zzz"):
+        build(model="resnet18.zzz", pretrained=False)
+
+
+def test_an_error_without_text_is_one_line(monkeypatch):
+    """What a library raises may say nothing; its kind is named."""
+
+    def fail(*args: object, **options: object):
+        raise RuntimeError
+
+    monkeypatch.setattr("timm.create_model", fail)
+    with pytest.raises(BackboneError, match=r"timm cannot make 'resnet18' \(RuntimeError\); without"):
+        build(model="resnet18")
+    monkeypatch.setattr("torchvision.models.get_model", fail)
+    with pytest.raises(BackboneError, match=r"torchvision cannot make 'resnet18' \(RuntimeError\); without"):
+        create("backbone", "torchvision", {"model": "resnet18"})(4, torch.Generator())
 
 
 def test_the_head_is_the_one_that_timm_names():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedadapt.data.holdings import NOBODY, Holdings
-from fedadapt.errors import DataError
+from fedadapt.errors import ConfigError, DataError
 from fedadapt.seeds import Seeds
 
 LABELS = torch.arange(40) % 2
@@ -61,6 +61,14 @@ def test_nothing_held_out_leaves_all():
     train, test = held.divide(LABELS, 0.0, Seeds(0))
     assert train is held
     assert [len(own) for own in test] == [0] * 4
+
+
+def test_clients_that_may_overlap_hold_nothing_out():
+    """What one would measure itself on, others train on; the message says what to use."""
+    held = Holdings.drawn(4, lambda client: torch.arange(10), lambda client: 10, 10, "a rule")
+    with pytest.raises(ConfigError, match=r"local_test_fraction is 0.3, but clients .* overlap .* the test set"):
+        held.divide(LABELS, 0.3, Seeds(0))
+    assert held.divide(LABELS, 0.0, Seeds(0))[0] is held
 
 
 def test_nobody_holds_anything():

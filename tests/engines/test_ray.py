@@ -172,9 +172,41 @@ def test_a_chunk_that_kills_every_actor_ends_the_run(tmp_path, monkeypatch):
     ) as caught:
         run(config, tmp_path)
     assert "\n" not in str(caught.value)
-    assert len(killed) == 2
+    # Of the first it is not known whether it died over them: it had said nothing since the round before.
+    assert len(killed) == 3
     assert resume(tmp_path / "tiny", ["engine=local"]) == tmp_path / "tiny"
     assert result(tmp_path / "tiny") == result(run(tiny("data.num_clients=2"), tmp_path / "here"))
+
+
+def test_an_actor_that_died_between_rounds_is_not_charged_to_a_chunk(tmp_path, engines, monkeypatch):
+    """Of two deaths in a round one came before it, and the chunk is given out again where two would be too many."""
+    monkeypatch.setattr("fedadapt.engines.ray.MAX_DEATHS", 2)
+    given, ask = [], RayEngine._ask
+
+    def kill():
+        (seat,) = engines[0]._seats
+        os.kill(pid_of(seat), signal.SIGKILL)
+
+    def asking(self, actor, requests, *rest):
+        task = ask(self, actor, requests, *rest)
+        given.append(requests[0].round)
+        if given.count(2) == 2:
+            kill()
+        return task
+
+    class Idle(Watcher):
+        """Kills the actor after round 1."""
+
+        def committed(self, record):
+            """It sits idle."""
+            if record.round == 1:
+                kill()
+
+    monkeypatch.setattr(RayEngine, "_ask", asking)
+    settings = ("data.num_clients=2", "rounds=2")
+    path = run(tiny("engine=ray", "engine.actors=1", *settings), tmp_path / "there", watcher=Idle())
+    assert given == [1, 2, 2, 2]
+    assert result(path) == result(run(tiny(*settings), tmp_path / "here"))
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path, engines):

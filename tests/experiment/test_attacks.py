@@ -88,7 +88,7 @@ def test_an_attacked_run_is_worse_and_resumes(tmp_path, attack):
 def test_flipped_labels_are_those_of_attackers_alone():
     """Attackers train on 9 - c; what others train on, though it be the same samples, is as it was."""
     settings = ("attack=label_flip", *ATTACKED, 'data.partition={name = "virtual", size = 20}')
-    experiment = build(tiny(*settings, "data.local_test_fraction=0.3"))
+    experiment = build(tiny(*settings))
     labels, party = experiment.dataset.train.labels, experiment.party({})
     assert len(experiment.attackers) == 2
     for client in range(4):

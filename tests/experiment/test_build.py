@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from tiny import tiny
 
 from fedadapt.backbones.backbone import content
+from fedadapt.errors import AttachError
 from fedadapt.experiment.build import build
 from fedadapt.params import Group
 
@@ -40,3 +42,23 @@ def test_a_rounded_backbone_is_what_everybody_starts_from(rounding, share):
     weights = [name for name in kernels if name in plain.model.start and plain.model.start[name].ndim > 1]
     assert weights
     assert all((plain.model.start[name] != rounded.model.start[name]).any() for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            ["backbone={name='timm', model='vit_tiny_patch16_224', pretrained=false}"],
+            r"3x12x12 \(Input height \(12\) doesn't match model \(224\)",
+        ),
+        (["data.source={name='npz', path='grey.npz', channels=1}"], r"1x12x12 \(.*channels"),
+    ],
+)
+def test_images_that_the_network_cannot_take_are_refused(settings, said, tmp_path, monkeypatch):
+    """It is tried out on images of the data's shape, so that the message comes before the run does."""
+    monkeypatch.chdir(tmp_path)
+    images, labels = np.zeros((60, 12, 12), dtype=np.uint8), np.arange(60) % 3
+    np.savez("grey.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    with pytest.raises(AttachError, match=said):
+        build(tiny("data.limit=40", *settings))
+    assert build(tiny()).model.backbone.image == (3, 12, 12)

@@ -145,7 +145,6 @@ def test_a_million_clients_leave_traces_only_of_those_seen(tmp_path):
         "data.num_clients=1000000",
         "data.partition={name = 'virtual', size = 6, sigma = 0.5, alpha = 1.0}",
         "data.source.size=8",
-        "data.local_test_fraction=0.3",
         "norms=local",
         "cohort=3",
         "rounds=2",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contracts.cases import MEAN, SIZES, STD, client_indices, tiny_model, tiny_split
+from contracts.cases import MEAN, SIZES, STD, client_indices, tiny_backbone, tiny_model, tiny_split
 
+from fedadapt.adapters import attach
 from fedadapt.data.augment import Augment
 from fedadapt.data.batches import cohort_batches
 from fedadapt.errors import ClientError, ConfigError
 from fedadapt.params import expand, scale
+from fedadapt.registry import create
 from fedadapt.seeds import Seeds
 from fedadapt.training.config import TrainConfig
 from fedadapt.training.evaluate import evaluate
@@ -89,3 +91,20 @@ def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match="use auto, cpu, cuda"):
         TrainConfig(device="toaster").resolve_device()
     assert TrainConfig(device="cpu").resolve_device() == torch.device("cpu")
+
+
+def test_what_the_network_does_not_use_stays_as_it_is():
+    """Full fine-tuning trains every parameter, and one that no output depends on has a gradient of zero."""
+    backbone = tiny_backbone()
+    backbone.module.unused = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+    adapter, policy = create("adapter", "full"), create("norm policy", "frozen")
+    model = attach(backbone, adapter, policy, torch.Generator().manual_seed(0))
+    split, indices = tiny_split(), client_indices()
+    batches = cohort_batches(
+        split, [indices[2]], [2],
+        round=1, seeds=Seeds(0), batch_size=4, epochs=1, augment=Augment(pad=0, flip=False),
+    )  # fmt: skip
+    config = TrainConfig(device="cpu", batch_size=4)
+    trained = train(model, expand(model.start, 1), batches, config, lr=0.1, mean=MEAN, std=STD, hooks=Hooks())
+    assert torch.equal(trained.params["unused"], torch.ones(1, 3))
+    assert not torch.equal(trained.params["fc.bias"][0], model.start["fc.bias"])

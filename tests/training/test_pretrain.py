@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 from contracts.cases import CLASSES, tiny_backbone, tiny_split
+from safetensors import safe_open
 
 from fedadapt.data.dataset import Dataset
 from fedadapt.errors import ConfigError, RunError
@@ -75,6 +77,25 @@ def test_the_state_of_other_images_is_refused(tmp_path):
         pretrain(network(), DATA, CONFIG, tmp_path / "state", on_epoch=stop)
     with pytest.raises(RunError, match="another recipe"):
         pretrain(network(), replace(DATA, name="others"), CONFIG, tmp_path / "state")
+
+
+def test_the_state_of_another_start_is_refused(tmp_path):
+    """What began from one network's weights does not go on as another's; random weights are a start as well."""
+    with pytest.raises(Stopped):
+        pretrain(network(), DATA, CONFIG, tmp_path / "state", started_from="a", on_epoch=stop)
+    for other in ("b", None):
+        with pytest.raises(RunError, match="another recipe, data set or start"):
+            pretrain(network(), DATA, CONFIG, tmp_path / "state", started_from=other)
+    assert len(pretrain(network(), DATA, CONFIG, tmp_path / "state", started_from="a")) == CONFIG.epochs
+
+
+def test_a_state_from_before_starts_were_written_down_goes_on(tmp_path):
+    """It was of random weights, and says nothing of them."""
+    with pytest.raises(Stopped):
+        pretrain(network(), DATA, CONFIG, tmp_path / "state", on_epoch=stop)
+    with safe_open(tmp_path / "state", "pt") as file:
+        images = [DATA.name, len(DATA.train), DATA.mean, DATA.std]
+        assert file.metadata()["config"] == json.dumps([CONFIG.model_dump(mode="json"), *images])
 
 
 def test_a_batch_larger_than_the_split_is_refused(tmp_path):

@@ -49,6 +49,8 @@ class AdaptedModel:
         start: the tensors that training changes, at their initial values, without client axis: those trained
             by gradient, then the moving statistics.
         moving: names of the latter.
+        digest: hexadecimal SHA-256 over all that is frozen: the backbone, and what branches do not train, before
+            any compute type rounds it. Two parties with the same digest and the same tensors mean the same.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class AdaptedModel:
                 "the head, or choose another adapter"
             )
         self.dtype = torch.float32
+        self.digest = self._digest_frozen(tensors)
         self._try_out()
 
     @property
@@ -121,23 +124,6 @@ class AdaptedModel:
         """The groups that each client keeps to itself."""
         return self.policy.kept | self.head.kept
 
-    @property
-    def digest(self) -> str:
-        """Hexadecimal SHA-256 over all that is frozen: the backbone, and what branches do not train.
-
-        Two parties with the same digest and the same tensors compute the same.
-        """
-        tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
-        own = (Group.ADAPTER, Group.HEAD)
-        fixed = [(n, t) for n, t in tensors if self.groups[n] in own and n not in self.start]
-        if not fixed:
-            return self.backbone.digest
-        digest = hashlib.sha256(self.backbone.digest.encode())
-        for name, tensor in fixed:
-            digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
-            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-        return digest.hexdigest()
-
     def check(self, params: Params, what: str) -> None:
         """Refuses tensors that are not those of this model.
 
@@ -159,6 +145,11 @@ class AdaptedModel:
             raise AttachError(
                 f"{what} holds infinite or NaN values, in {odd!r}; take one that did not diverge"
             )
+
+    def exact(self) -> AdaptedModel:
+        """The same model in fp32 on the CPU, made anew: what branches do not train is rounded in other types."""
+        made = AdaptedModel(self.backbone, self.adapter, self.policy, self.seed, self.head)
+        return made.to("cpu", torch.float32)
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> AdaptedModel:
         """Moves the frozen part to a device and a compute type, in place; batch norms stay in fp32.
@@ -246,6 +237,17 @@ class AdaptedModel:
                 f"backbone {self.backbone.name!r} does not run with adapter {self.adapter.name!r} ({reason}); leave the "
                 "layer out with adapter.sites.exclude, or choose adapter 'head'"
             ) from error
+
+    def _digest_frozen(self, tensors: Params) -> str:
+        own = (Group.ADAPTER, Group.HEAD)
+        fixed = [(n, t) for n, t in tensors.items() if self.groups[n] in own and n not in self.start]
+        if not fixed:
+            return self.backbone.digest
+        digest = hashlib.sha256(self.backbone.digest.encode())
+        for name, tensor in fixed:
+            digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def _is_trained(self, name: str) -> bool:
         group = self.groups[name]

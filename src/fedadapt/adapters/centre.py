@@ -24,12 +24,16 @@ PIXELS_FROM = 128
 
 
 def is_foldable(conv: nn.Module) -> bool:
-    """Whether `client_conv` can stand in for a convolution: one that is plain, pads with zeros and has no groups."""
+    """Whether `client_conv` can stand in for a convolution: plain, zero-padded, without groups and without hooks.
+
+    Hooks of the old `weight_norm` and `spectral_norm` make the weight anew before each call.
+    """
     return (
         type(conv) is nn.Conv2d
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
         and conv.groups == 1
+        and not (conv._forward_pre_hooks or conv._forward_hooks)  # noqa: SLF001 - no public way to ask
     )
 
 

@@ -38,9 +38,7 @@ def merge(model: AdaptedModel, params: Params) -> nn.Module:
     """
     model.check(params, "what is to be merged")
     plain = copy.deepcopy(model.backbone.module).cpu().float()
-    # Made anew in fp32: what branches do not train was rounded if the model computes in another type.
-    exact = AdaptedModel(model.backbone, model.adapter, model.policy, model.seed, model.head)
-    exact.to("cpu", torch.float32)
+    exact = model.exact()
     state = plain.state_dict()
     values = {name: tensor.detach().cpu() for name, tensor in params.items()}
     with torch.no_grad():

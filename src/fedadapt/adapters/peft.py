@@ -45,12 +45,12 @@ def save_peft(model: AdaptedModel, params: Params, folder: Path) -> None:
     Raises:
         AttachError: PEFT cannot express the adapter, or cannot name the norms and the head.
     """
-    placement, plain = _placement(model), merge(model, params)
+    placement, plain, exact = _placement(model), merge(model, params), model.exact()
     values = {name: tensor.detach().cpu() for name, tensor in params.items()}
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for site in model.sites:
-        branch = branch_of(model, values, site)
+        branch = branch_of(exact, values, site)
         _refuse_site(model, site, branch)
         pair = _to_lora(site, branch["down"], branch["up"])
         tensors |= {f"{_PREFIX}{site.name}.lora_{half}.weight": t for half, t in zip("AB", pair, strict=True)}
@@ -77,11 +77,12 @@ def load_peft(model: AdaptedModel, folder: Path) -> Params:
         folder: as PEFT or `save_peft` wrote it.
 
     Raises:
-        AttachError: it is no LoRA, sits elsewhere, has other ranks, or is of a variant that computes otherwise.
+        AttachError: it is no LoRA, sits elsewhere, has other ranks, is not finite, or is of a variant that computes
+            otherwise.
     """
     config, tensors = read_peft(folder), _read_tensors(folder)
     params = {name: tensor.detach().cpu().clone() for name, tensor in model.start.items()}
-    placement = _placement(model)
+    placement, exact = _placement(model), model.exact()
     if placement.scaling == 0:
         raise AttachError("adapter.sites.scaling is 0, no LoRA can be scaled to it; use another")
     for site in model.sites:
@@ -89,12 +90,11 @@ def load_peft(model: AdaptedModel, folder: Path) -> Params:
         if halves[0] is None or halves[1] is None:
             raise AttachError(f"{folder} has no LoRA at {site.name!r}; attach the adapter to its sites alone")
         factor = _scaling(config, site.name, folder) / placement.scaling
-        _take_pair(model, params, site, halves[0], factor * halves[1], folder)
+        _take_pair(exact, params, site, halves[0].float(), factor * halves[1].float(), folder)
     for name, own in params.items():
         saved = tensors.pop(f"{_PREFIX}{name}", own)
-        if saved.shape != own.shape:
-            raise AttachError(f"{folder} has {name!r} as {tuple(saved.shape)}, not {tuple(own.shape)}")
-        params[name] = saved
+        params[name] = saved.to(own.dtype)
+    model.check(params, str(folder))
     _refuse_rest(model, folder, tensors)
     return params
 

@@ -75,7 +75,7 @@ def probe(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise AttachError(
             f"backbone {name!r} cannot run in eval mode on an image of {'x'.join(map(str, image))} ({reason}); "
-            "give the shape of an image it takes, or repair the model"
+            "give it images of a shape that it takes, or repair the model"
         ) from error
     finally:
         for handle in handles:

@@ -38,14 +38,15 @@ def timm(
         if not library.is_model(model.split(".")[0]):
             close = difflib.get_close_matches(model, library.list_models(), n=5)
             raise BackboneError(f"timm has no model {model!r}; near: {', '.join(close) or 'none'}")
-        fixed = library.get_pretrained_cfg_value(model, "fixed_input_size")
-        sized: dict[str, Any] = {"img_size": image_size} if image_size and fixed else {}
         with drawn_from(generator):
             try:
+                fixed = library.get_pretrained_cfg_value(model, "fixed_input_size")
+                sized: dict[str, Any] = {"img_size": image_size} if image_size and fixed else {}
                 module = library.create_model(model, pretrained=pretrained and weights is None, **sized)
             except Exception as error:
+                reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
                 raise BackboneError(
-                    f"timm cannot make {model!r} ({type(error).__name__}: {str(error).splitlines()[0]}); "
+                    f"timm cannot make {model!r} ({reason}); "
                     "without a network set backbone.weights to a local file, or backbone.pretrained=false"
                 ) from error
         settings = cast("dict[str, Any]", module.pretrained_cfg)

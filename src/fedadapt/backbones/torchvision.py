@@ -44,8 +44,9 @@ def torchvision(
             try:
                 module = models.get_model(model, weights=ready, **sized)
             except Exception as error:
+                reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
                 raise BackboneError(
-                    f"torchvision cannot make {model!r} ({type(error).__name__}: {str(error).splitlines()[0]}); "
+                    f"torchvision cannot make {model!r} ({reason}); "
                     "without a network set backbone.weights to a local file, or backbone.pretrained=false"
                 ) from error
         head = last_linear(model, module)

@@ -58,7 +58,7 @@ class Dataset:
         std: likewise.
 
     Raises:
-        DataError: a split is empty, or a label is not a class.
+        DataError: a split is empty or has images of another shape, or a label is not a class.
     """
 
     name: str
@@ -76,6 +76,11 @@ class Dataset:
             if len(split) == 0:
                 raise DataError(
                     f"data set {self.name!r} has an empty {name} split; it needs at least one image"
+                )
+            shape, wanted = ("x".join(map(str, s.images.shape[1:])) for s in (split, self.train))
+            if shape != wanted:
+                raise DataError(
+                    f"data set {self.name!r} has {name} images of {shape}, but train images of {wanted}; make all of one shape"
                 )
             low, high = int(split.labels.min()), int(split.labels.max())
             if low < 0 or high >= self.num_classes:

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fedadapt.data.holdout import hold_out
-from fedadapt.errors import DataError
+from fedadapt.errors import ConfigError, DataError
 from fedadapt.seeds import Seeds
 
 RECENT = 1024
@@ -78,7 +78,7 @@ class Holdings(Sequence[Int64[Tensor, " _"]]):
         largest: int,
         rule: str,
     ) -> Holdings:
-        """What clients hold by a rule, which costs nothing until they are asked.
+        """What clients hold by a rule, which costs nothing until they are asked; they may overlap.
 
         Args:
             num_clients: K.
@@ -113,7 +113,15 @@ class Holdings(Sequence[Int64[Tensor, " _"]]):
             labels: of the whole split.
             fraction: the share to measure on, from 0 (none) to below 1.
             seeds: a client's draw depends on them and its number alone.
+
+        Raises:
+            ConfigError: clients may overlap, so that others would train on what one measures itself on.
         """
+        if fraction and self.sizes is None:
+            raise ConfigError(
+                f"data.local_test_fraction is {fraction}, but clients of this data.partition overlap and would train on what "
+                "others hold out; set it to 0 and use the test set, or choose a partition that deals samples out"
+            )
 
         @lru_cache(maxsize=RECENT)
         def both(client: int) -> tuple[Int64[Tensor, " _"], Int64[Tensor, " _"]]:

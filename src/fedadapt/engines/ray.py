@@ -80,6 +80,7 @@ class _Seat:
         chunk: what for; None while it begins.
         where: known once it is ready.
         deaths: of actors that were not ready yet, in a row.
+        heard: whether its actor has said something in this exchange, and so was alive when it was given its chunk.
     """
 
     actor: Any
@@ -87,6 +88,7 @@ class _Seat:
     chunk: _Chunk | None = None
     where: str = ""
     deaths: int = 0
+    heard: bool = False
 
 
 class RayEngine:
@@ -126,6 +128,8 @@ class RayEngine:
         chunks = cut(requests, self._party, self._chunk, self._actors)
         waiting = deque(_Chunk(chunk) for chunk in reversed(chunks))
         replies: list[Reply] = []
+        for seat in self._seats:
+            seat.heard = False
         while len(replies) < len(requests):
             for seat in self._seats:
                 if seat.task is None and waiting:
@@ -204,6 +208,7 @@ class RayEngine:
         except RayError as error:
             self._refill(seat, chunk, error)
             return chunk, None
+        seat.heard = True
         if chunk is None:
             self._welcome(seat, said)
             return None, None
@@ -229,7 +234,8 @@ class RayEngine:
 
         # It may be alive and only out of reach: nothing that it still says is heard.
         ray.kill(seat.actor)
-        lost = seat if chunk is None else chunk
+        # An actor that has sat idle since an earlier round may have died there, and not over its chunk.
+        lost = chunk if chunk is not None and seat.heard else seat
         lost.deaths += 1
         if lost.deaths < MAX_DEATHS:
             seat.actor, seat.task = self._start()

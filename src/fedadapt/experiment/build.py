@@ -6,7 +6,7 @@ import hashlib
 import platform
 from collections.abc import Callable, MutableMapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -184,10 +184,7 @@ def load_data(config: RunConfig) -> tuple[Dataset, Split]:
     limit = config.evaluate.limit
     if limit is not None and limit < len(measured_on):
         _, measured_on = split_off(measured_on, limit / len(measured_on), seeds, "measured")
-    dataset = Dataset(
-        dataset.name, train, dataset.test, dataset.class_names, dataset.validation, dataset.mean, dataset.std
-    )
-    return dataset, measured_on
+    return replace(dataset, train=train), measured_on
 
 
 def share_out(config: RunConfig, train: Split) -> Clients:
@@ -234,7 +231,8 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     population = build_population(config, clients.held, seeds, algorithm, delta=coding["delta"])
     backbone = build_backbone(dataset.num_classes, seeds.torch("backbone"))
     backbone = round_backbone(backbone, config.federation.backbone_as)
-    channels = dataset.train.images.shape[1]
+    channels, height, width = dataset.train.images.shape[1:]
+    backbone = replace(backbone, image=(channels, height, width))
     mean, std = backbone.mean or dataset.mean, backbone.std or dataset.std
     if len(mean) != channels:
         raise ConfigError(

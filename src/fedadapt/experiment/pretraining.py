@@ -51,7 +51,7 @@ def pretrain_backbone(
     dataset: Dataset = recipe.source.create("source")
     choice = _start(recipe.backbone)
     backbone = choice.create("backbone")(dataset.num_classes, Seeds(recipe.train.seed).torch("backbone"))
-    given = (choice.model_extra or {}).get("weights", RANDOM) != RANDOM
+    given = backbone.mean is not None or (choice.model_extra or {}).get("weights", RANDOM) != RANDOM
     started_from = content_digest(backbone.module, backbone.head) if given else None
     model = backbone.module.requires_grad_(requires_grad=True)
     state = out.with_name(f"{out.name}.state")
@@ -60,6 +60,7 @@ def pretrain_backbone(
         dataset,
         recipe.train,
         state,
+        started_from=started_from,
         device=recipe.device,
         on_epoch=lambda entry: say(json.dumps(entry)),
     )

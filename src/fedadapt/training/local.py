@@ -238,7 +238,10 @@ class _Loss:
             }
             with torch.enable_grad():
                 loss = self._mean(rest | leaves)
-                found = torch.autograd.grad(loss.sum(), list(leaves.values()))
+                # What the network has and does not use has a gradient of zero.
+                found = torch.autograd.grad(
+                    loss.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+                )
             if not self._seen:
                 self.value, self._seen = loss.detach(), True
             return dict(zip(leaves, found, strict=True))

@@ -88,6 +88,7 @@ def pretrain(
     config: PretrainConfig,
     state_path: Path,
     *,
+    started_from: str | None = None,
     device: str = "cpu",
     on_step: Callable[[int, int, float], None] = lambda epoch, step, loss: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
@@ -102,20 +103,22 @@ def pretrain(
         dataset: its train split is trained on; its validation split, if any, is measured every epoch.
         config: the recipe.
         state_path: where the state lives until the training is over.
+        started_from: digest of the weights that `model` comes with; None for random ones.
         device: where to compute.
         on_step: told of every step's loss.
         on_epoch: told of every finished epoch.
 
     Raises:
         ConfigError: a batch would be larger than the train split.
-        RunError: `state_path` holds the state of another recipe or is damaged.
+        RunError: `state_path` holds the state of another recipe or start, or is damaged.
     """
     model.to(device).to(memory_format=torch.channels_last)
     weights = [p for p in model.parameters() if p.requires_grad]
     momenta = [torch.zeros_like(p) for p in weights]
-    # A state belongs to its recipe and its images: what was learnt elsewhere must not be taken for this.
+    # A state belongs to its recipe, images and start: what was learnt elsewhere must not be taken for this.
+    start = [] if started_from is None else [started_from]
     identity = json.dumps(
-        [config.model_dump(mode="json"), dataset.name, len(dataset.train), dataset.mean, dataset.std]
+        [config.model_dump(mode="json"), dataset.name, len(dataset.train), dataset.mean, dataset.std, *start]
     )
     log = _restore(model, momenta, identity, state_path) if state_path.exists() else []
     augment, seeds = Augment(pad=config.pad, flip=config.flip), Seeds(config.seed)
@@ -220,7 +223,7 @@ def _restore(model: nn.Module, momenta: list[Tensor], identity: str, path: Path)
             metadata = file.metadata()
             if metadata["config"] != identity:
                 raise RunError(
-                    f"{path} is the state of another recipe: {metadata['config']}; choose another --out"
+                    f"{path} is the state of another recipe, data set or start: {metadata['config']}; choose another --out"
                 )
             model.load_state_dict({name: file.get_tensor(f"model.{name}") for name in model.state_dict()})
             for index, momentum in enumerate(momenta):

@@ -125,7 +125,7 @@ def test_global_random_states_are_left_alone(name, options):
     assert states() == before
 
 
-@pytest.mark.parametrize(("name", "options"), PARTITIONS)
+@pytest.mark.parametrize(("name", "options"), DEALT)
 def test_local_tests_follow_each_client(name, options):
     """What a client holds out has each of its classes in the share it has of the client, to within one sample."""
     split = make_split(300)

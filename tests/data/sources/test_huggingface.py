@@ -175,6 +175,39 @@ def test_missing_labels_are_refused(load, tmp_path):
     _refused(load, "^data set '.*' has an image without 'label'; every image needs a class$", path)
 
 
+def _columns(path, features, **columns):
+    path.mkdir()
+    for split in ("train", "test"):
+        table = _table(2)
+        for name, values in columns.items():
+            table = table.remove_columns(name) if name in table.features else table
+            table = table.add_column(name, values, feature=features)
+        table.to_parquet(path / f"{split}.parquet")
+    return path
+
+
+@pytest.mark.parametrize("option", ["domain", "id"])
+def test_origins_that_are_missing_or_no_single_value_are_refused(load, tmp_path, option):
+    """Every image has one camera and one writer, of a kind that can be told apart."""
+    gaps = _columns(tmp_path / "gaps", Value("string"), camera=["front", None])
+    _refused(
+        load, "^data set '.*' has an image without 'camera'; every image needs one", gaps, **{option: "camera"}
+    )
+    several = _columns(tmp_path / "several", {"name": Value("string")}, camera=[{"name": "a"}, {"name": "b"}])
+    said = "^column 'camera' of data set '.*' holds {.*}; it must hold one text or number an image$"
+    _refused(load, said, several, **{option: "camera"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [({"is": Value("int64")}, [{"is": 0}, {"is": 1}]), (datasets.List(Value("int64")), [[0], [1]])],
+)
+def test_labels_of_several_values_are_refused(load, tmp_path, kind, labels):
+    """A class is one number."""
+    path = _columns(tmp_path / "odd", kind, label=labels)
+    _refused(load, "^column 'label' of data set '.*' holds .*; it must hold class labels or integers$", path)
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

@@ -67,7 +67,7 @@ def huggingface(
         if split
     ]
     class_names = _check_columns(tables[0].features, path, image, label, {"domain": domain, "id": id})
-    domains, ids = _numbered(tables, domain), _numbered(tables, id)
+    domains, ids = _numbered(tables, domain, path), _numbered(tables, id, path)
     splits = []
     for index, table in enumerate(tables):
         images = gather(_pictures(table, image, size, path), len(table), path)
@@ -111,21 +111,30 @@ def _check_columns(
             )
     if not isinstance(features[image], datasets.Image):
         raise DataError(f"column {image!r} of data set {path!r} holds {features[image]}; it must hold images")
+    for column in further.values():
+        if column is not None and not isinstance(features[column], datasets.Value | datasets.ClassLabel):
+            raise DataError(
+                f"column {column!r} of data set {path!r} holds {features[column]}; it must hold one text or number an image"
+            )
     kind = features[label]
     if isinstance(kind, datasets.ClassLabel):
         return tuple(kind.names)
-    if not str(kind.dtype).startswith(("int", "uint")):
+    if not (isinstance(kind, datasets.Value) and kind.dtype.startswith(("int", "uint"))):
         raise DataError(
             f"column {label!r} of data set {path!r} holds {kind}; it must hold class labels or integers"
         )
     return ()
 
 
-def _numbered(tables: Sequence[datasets.Dataset], column: str | None) -> list[Tensor | None]:
+def _numbered(tables: Sequence[datasets.Dataset], column: str | None, path: str) -> list[Tensor | None]:
     """Numbers from 0 for the values of a column, the same in all tables; None where no column is named."""
     if column is None:
         return [None] * len(tables)
     values = [_column(table, column) for table in tables]
+    if any(value is None for part in values for value in part):
+        raise DataError(
+            f"data set {path!r} has an image without {column!r}; every image needs one, or name no such column"
+        )
     numbers = {value: number for number, value in enumerate(sorted({v for part in values for v in part}))}
     return [torch.tensor([numbers[value] for value in part]) for part in values]
 
