@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -95,7 +96,7 @@ class Study:
         Raises:
             ConfigError: together they are not a run.
         """
-        document = _copied(self.recipe)
+        document = deepcopy(self.recipe)
         for axis, values in self.config.axes.items():
             if axis in labels:
                 overlay(document, values[labels[axis]], RunConfig)
@@ -199,10 +200,3 @@ def _known(where: str, name: str, known: Iterable[str]) -> None:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
         raise ConfigError(f"{where} names {name!r}, which is not there{hint} known: {', '.join(names)}")
-
-
-def _copied(value: Any) -> Any:
-    """A document of its own, for settings to be put into."""
-    if isinstance(value, Mapping):
-        return {key: _copied(inner) for key, inner in value.items()}
-    return value
