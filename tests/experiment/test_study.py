@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 from study_files import STUDY, write_study
@@ -19,8 +20,9 @@ from fedadapt.experiment.study.conduct import CELLS, share_out
 from fedadapt.experiment.study.grid import digest, make_plan, places
 from fedadapt.experiment.study.machine import GIBIBYTE, Need, Room, available_bytes, cores
 from fedadapt.experiment.study.workers import STOPPED, Ended, Workers, run_cell
+from fedadapt.report.gather import summarise
 from fedadapt.runs.records import Direction
-from fedadapt.runs.results import CellResult, Results, Status
+from fedadapt.runs.results import AccuracyOf, CellResult, Results, Status
 from fedadapt.runs.store import FILE, RunStore
 
 MIXED = """
@@ -186,6 +188,20 @@ def test_results_survive_the_way_to_disk(tmp_path):
     (tmp_path / "other.sqlite").write_bytes(b"something else, long enough to be looked at" * 40)
     with pytest.raises(RunError, match="cannot read results"):
         Results.read(tmp_path / "other.sqlite")
+
+
+def test_what_clients_keep_is_judged_by_their_own_models(tmp_path):
+    """A study and its results file tell the accuracy that reports tell, whatever an earlier version wrote beside a record."""
+    kept = '{ head = "kept", data.local_test_fraction = 0.2 }'
+    path = write_study(tmp_path, MIXED.replace('{ adapter = "parallel", rounds = 2 }', kept).partition("wild")[0])
+    file, plan, found = conduct(load_study(path), tmp_path / "runs", jobs=1)
+    result = found[plan.cells[1].digest]
+    told = summarise(tmp_path / "runs" / CELLS / result.digest)
+    assert told.accuracy_of is AccuracyOf.OWN
+    assert result.accuracy == told.accuracy != told.metrics["accuracy"][told.rounds]
+    with Results.write(file.parent) as results:
+        results.keep(replace(result, accuracy=told.metrics["accuracy"][told.rounds]))
+        assert results.cells()[result.digest] == result
 
 
 def test_cells_are_compared_by_bytes_and_accuracy(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,20 @@ def test_differences_are_by_seed(made):
     assert difference.p == pytest.approx(1)
     assert difference.share == pytest.approx(0.1)
     assert group.difference("wild") is None
+
+
+def test_unlike_accuracies_have_no_difference(made):
+    """Clients' own models on their own samples are no better or worse than one model on the test set: no row says so."""
+    study = read_study(made)
+    kept = {"plan": [{"travels": "kept"}]}
+    for cell in study.cells.values():
+        if cell.digest == "small-iid-0":
+            cell.record.manifest.update(kept)
+            cell.record.rounds[-1].metrics["client_accuracy_mean"] = 0.95
+    group = replace(study, places=[place for place in study.places if place.labels.get("seed") == "0"]).groups[0]
+    assert group.arms["small"].accuracy.mean == 0.95
+    assert group.difference("small") is None
+    assert not group.alike("small")
 
 
 def test_bytes_to_a_target_are_those_of_the_first_round_that_reaches_it(made):

@@ -12,8 +12,8 @@ from fedadapt.report.document import write_atomically
 from fedadapt.report.plate import Plate, write_plate
 from fedadapt.report.plates import plates
 from fedadapt.report.study import SEED, TARGETS, Arm, Group, StudyResults, read_study, signed_rank
-from fedadapt.report.tables import UNKNOWN, format_bytes, format_seconds
-from fedadapt.runs.results import RESULTS, Results, Status
+from fedadapt.report.tables import NOT_GLOBAL, UNKNOWN, format_bytes, format_seconds
+from fedadapt.runs.results import RESULTS, AccuracyOf, Results, Status
 
 PAGE, CELLS = "README.md", "cells.csv"
 
@@ -51,6 +51,9 @@ def _page(study: StudyResults, drawn: Sequence[Plate], folder: Path) -> Iterator
         f"Written by `fedadapt results`; every cell is in [{CELLS}]({CELLS}), and whole in [{RESULTS}]({RESULTS})."
     )
     yield ""
+    if any(run.accuracy_of is not AccuracyOf.GLOBAL for run in study.summaries.values()):
+        yield f"{NOT_GLOBAL} What is not of the same models has no difference."
+        yield ""
     if study.document["design"] == "one at a time":
         for axis, values in study.axes.items():
             if len(values) > 1:
@@ -178,7 +181,7 @@ def _targets(study: StudyResults) -> Iterator[str]:
     for group in study.groups:
         targets = group.targets()
         for value in study.values if targets else ():
-            if value in group.arms and group.arms[value].runs:
+            if value in group.arms and group.arms[value].runs and group.alike(value):
                 cells = [_reached(group, value, target) for target in targets]
                 rows.append([*group.labels.values(), value, *cells])
     yield from _table([*others, study.compare, *(f"{100 * share:g} %" for share in TARGETS)], rows)

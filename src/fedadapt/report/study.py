@@ -135,10 +135,15 @@ class Group:
         """The row in words."""
         return ", ".join(self.labels.values())
 
+    def alike(self, value: str) -> bool:
+        """Whether the accuracy of an arm is of the same models, on the same samples, as the reference's."""
+        arms = (self.arms[name] for name in (value, self.reference) if name in self.arms)
+        return len({run.accuracy_of for arm in arms for run in arm.runs.values()}) == 1
+
     def difference(self, value: str) -> Difference | None:
-        """An arm less the reference; None if they share no seed."""
+        """An arm less the reference; None if they share no seed, or their accuracy is not of the same."""
         arm, reference = self.arms.get(value), self.arms.get(self.reference or "")
-        if arm is None or reference is None:
+        if arm is None or reference is None or not self.alike(value):
             return None
         pairs = [
             (run.accuracy, reference.runs[seed].accuracy)
