@@ -104,6 +104,7 @@ def test_what_would_end_so_again_is_told_from_what_the_machine_did(tmp_path, set
     assert ended == status
     assert reason in told
     assert "\n" not in told
+    assert run_cell(cell_of(*settings), tmp_path, Watcher()) == (ended, told)
 
 
 def test_a_cell_goes_on_after_the_round_it_was_stopped_in(tmp_path):
