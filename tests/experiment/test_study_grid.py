@@ -176,6 +176,7 @@ def looked_at(study, text):
         ('report = { reference = "all" }', "report.reference names 'all'"),
         ('search = { values = [0.1], par = ["trainable"] }', "unknown key 'search.par'; did you mean 'per'?"),
         ('search = { key = "train.rate", values = [0.1] }', "unknown key 'train.rate'"),
+        ("search = { values = [0.1], settings = { rounds = 1 } }", "the search measures on the test set"),
     ],
 )  # fmt: skip
 def test_a_bad_study_is_refused_in_one_line(study, change, says):

@@ -164,7 +164,7 @@ def make_plan(study: Study, wanted: list[Place], results: Mapping[str, CellResul
 
 
 def check(study: Study, wanted: list[Place]) -> None:
-    """Refuses a study of which a cell names what is not there, before any of it runs.
+    """Refuses a study of which a cell names what is not there, or that searches on test data, before any of it runs.
 
     Raises:
         ConfigError: in one line.
@@ -191,6 +191,12 @@ def check(study: Study, wanted: list[Place]) -> None:
             except ConfigError as error:
                 raise ConfigError(f"study {study.path}, cell {cell.title}: {error}") from None
         find("source", data.source.name)
+    for cell in make_plan(study, wanted, {}).searches:
+        if not cell.config.data.validation_fraction:
+            raise ConfigError(
+                f"study {study.path}: the search measures on the test set, and what it picks would be picked by that; "
+                "set data.validation_fraction in the settings of [search], for instance to 0.1"
+            )
 
 
 def _all(study: Study, wanted: list[Place]) -> Iterator[Cell]:
