@@ -84,6 +84,20 @@ def test_differences_are_by_seed(made):
     assert group.difference("wild") is None
 
 
+def test_the_same_difference_with_every_seed_is_no_evidence(made):
+    """One point with each of three seeds has no p, and one point less is within one point, whatever floats make of 0.01."""
+    study = read_study(made)
+    above = {"small-iid-0": 0.761, "small-iid-1": 0.21, "small-iid-2": 0.75}
+    below = {"full-iid-0": 0.751, "full-iid-1": 0.2, "full-iid-2": 0.74}
+    for digest, accuracy in (above | below).items():
+        study.cells[digest].record.rounds[-1].metrics["accuracy"] = accuracy
+    assert len({100 * (above[f"small-iid-{n}"] - below[f"full-iid-{n}"]) for n in range(3)}) > 1
+    group = replace(study).groups[0]
+    assert (group.difference("small").points, group.difference("small").p) == ((1, 1, 1), None)
+    turned = replace(group, reference="small").difference("full")
+    assert (turned.points, turned.p) == ((-1, -1, -1), None)
+
+
 def test_unlike_accuracies_have_no_difference(made):
     """Clients' own models on their own samples are no better or worse than one model on the test set: no row says so."""
     study = read_study(made)

@@ -113,8 +113,11 @@ def _claim(study: StudyResults) -> Iterator[str]:
         found = [d for group in study.groups if (d := group.difference(value)) is not None]
         if not found:
             continue
-        kept = sum(d.spread.mean >= -report["points"] and d.share <= report["share"] for d in found)
-        means = [d.spread.mean for d in found]
+        means = [round(d.spread.mean, 9) for d in found]
+        kept = sum(
+            mean >= -report["points"] and d.share <= report["share"]
+            for mean, d in zip(means, found, strict=True)
+        )
         told = (
             f"**{value}**: no more than {report['points']:g} points below {study.reference}, at no more than "
             f"{100 * report['share']:g} % of the bytes, in {kept} of {len(found)} rows; "

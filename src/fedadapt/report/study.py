@@ -150,7 +150,8 @@ class Group:
             for seed, run in arm.runs.items()
             if seed in reference.runs
         ]
-        points = tuple(100 * (a - b) for a, b in pairs if a is not None and b is not None)
+        # What is left of a float's last digits would be significant where every seed gives the same.
+        points = tuple(round(100 * (a - b), 9) for a, b in pairs if a is not None and b is not None)
         if not points or arm.moved is None or reference.moved is None:
             return None
         return Difference(points, paired_t(points), arm.moved.mean / reference.moved.mean)
