@@ -174,6 +174,8 @@ def looked_at(study, text):
         ("exclude = [{ seed = [0, 1] }]", "has no cell; include and exclude leave none"),
         ('report = { compare = "trainabel" }', "did you mean 'trainable'?"),
         ('report = { reference = "all" }', "report.reference names 'all'"),
+        ('report = { along = ["trainable"] }', "report.along names 'trainable', whose values are compared"),
+        ('zip = [["trainable", "distribution"]]\nreport = { along = ["distribution"] }', "report.along names 'distribution'"),
         ('search = { values = [0.1], par = ["trainable"] }', "unknown key 'search.par'; did you mean 'per'?"),
         ('search = { key = "train.rate", values = [0.1] }', "unknown key 'train.rate'"),
         ("search = { values = [0.1], settings = { rounds = 1 } }", "the search measures on the test set"),

@@ -202,6 +202,36 @@ def test_one_axis_at_a_time_is_a_figure_each(tmp_path):
     }
 
 
+ZIPPED = [["trainable", "skew"]]
+
+
+def test_what_is_zipped_with_the_compared_axis_is_no_row(made, tmp_path):
+    """Values that go together are compared with each other; the axis that goes along tells no rows apart."""
+    study = read_study(made)
+    pairs = {"full": "iid", "small": "strong"}
+    places = [p for p in study.places if p.stage == "grid" and pairs.get(p.labels["trainable"]) == p.labels["skew"]]
+    tied = {**study.document, "zip": ZIPPED, "report": {**study.document["report"], "along": []}}
+    with Results.write(made.parent) as results:
+        results.describe(tied, places)
+    page = write_results(made, tmp_path / "out").read_text(encoding="utf-8")
+    assert "| small | 81.00 ± 2.00 | +0.00 ± 1.00 | 1 | 400 B | 10 % | 3 |" in page
+    with Results.write(made.parent) as results:
+        results.describe({**tied, "design": "one at a time"}, places)
+    page = write_results(made, tmp_path / "single").read_text(encoding="utf-8")
+    assert "| strong | 81.00 ± 2.00 | +0.00 ± 1.00 | 1 |" in page
+
+
+def test_an_axis_without_a_place_yet_is_left_out(made, tmp_path):
+    """While the searches of what others are varied around go on, the page has what is there, and no table without a row."""
+    study = read_study(made)
+    with Results.write(made.parent) as results:
+        places = [p for p in study.grid if (p.labels["trainable"], p.labels["skew"]) == ("small", "iid")]
+        results.describe(study.document | {"design": "one at a time"}, places)
+    page = write_results(made, tmp_path / "out").read_text(encoding="utf-8")
+    assert "| small | 81.00 ± 2.00 | – | – |" in page
+    assert "## Skew" not in page
+
+
 def test_results_without_a_finished_cell_are_refused(tmp_path):
     """A study of which nothing is done yet has nothing to report, and says so."""
     with Results.write(tmp_path) as results:

@@ -56,8 +56,8 @@ def _page(study: StudyResults, drawn: Sequence[Plate], folder: Path) -> Iterator
         yield ""
     if study.document["design"] == "one at a time":
         for axis, values in study.axes.items():
-            if len(values) > 1:
-                yield from _one_axis(study, axis)
+            if len(values) > 1 and (group := study.along(axis)) is not None:
+                yield from _one_axis(axis, values, group)
                 yield from (
                     line for plate in drawn if plate.name == f"axis-{axis}" for line in _picture(plate)
                 )
@@ -142,8 +142,7 @@ def _accuracy(study: StudyResults) -> Iterator[str]:
         )
     ).strip()
     yield ""
-    others = [axis for axis in study.axes if axis != study.compare]
-    heads = [*others, study.compare, "accuracy", "difference", "p", "moved", "share", "seeds"]
+    heads = [*study.others, study.compare, "accuracy", "difference", "p", "moved", "share", "seeds"]
     rows = []
     for group in study.groups:
         for value in study.values:
@@ -179,7 +178,6 @@ def _targets(study: StudyResults) -> Iterator[str]:
         f"final accuracy of {study.reference}; in brackets how many times fewer than {study.reference} needed for the same."
     )
     yield ""
-    others = [axis for axis in study.axes if axis != study.compare]
     rows = []
     for group in study.groups:
         targets = group.targets()
@@ -187,7 +185,7 @@ def _targets(study: StudyResults) -> Iterator[str]:
             if value in group.arms and group.arms[value].runs and group.alike(value):
                 cells = [_reached(group, value, target) for target in targets]
                 rows.append([*group.labels.values(), value, *cells])
-    yield from _table([*others, study.compare, *(f"{100 * share:g} %" for share in TARGETS)], rows)
+    yield from _table([*study.others, study.compare, *(f"{100 * share:g} %" for share in TARGETS)], rows)
 
 
 def _reached(group: Group, value: str, target: float) -> str:
@@ -205,12 +203,11 @@ def _reached(group: Group, value: str, target: float) -> str:
     )
 
 
-def _one_axis(study: StudyResults, axis: str) -> Iterator[str]:
-    group = study.along(axis)
+def _one_axis(axis: str, values: Sequence[str], group: Group) -> Iterator[str]:
     yield f"## {axis.replace('_', ' ').replace('-', ' ').capitalize()}"
     yield ""
     rows = []
-    for value in study.axes[axis]:
+    for value in values:
         arm = group.arms.get(value)
         if arm is None:
             continue

@@ -233,27 +233,36 @@ class StudyResults:
         """The rows of the tables, in the order of the grid."""
         return self.grouped(self.grid, self.compare, self.reference)
 
+    def together(self, axis: str) -> set[str]:
+        """An axis and those that are zipped with it."""
+        return {axis}.union(*(group for group in self.document["zip"] if axis in group))
+
+    @property
+    def others(self) -> list[str]:
+        """The axes that rows of the tables differ in."""
+        return [axis for axis in self.axes if axis not in self.together(self.compare)]
+
     def grouped(self, places: Sequence[PlaceResult], compare: str, reference: str | None) -> list[Group]:
-        """Places by all their values but that of `compare` and the seed."""
+        """Places by all their values but that of `compare`, those that go with it, and the seed."""
         found: dict[tuple[tuple[str, str], ...], dict[str, list[PlaceResult]]] = {}
+        within = {*self.together(compare), SEED}
         for place in places:
-            others = tuple((k, v) for k, v in place.labels.items() if k not in {compare, SEED})
+            others = tuple((k, v) for k, v in place.labels.items() if k not in within)
             found.setdefault(others, {}).setdefault(place.labels[compare], []).append(place)
         return [
             Group(dict(others), {value: self._arm(value, arm) for value, arm in arms.items()}, reference)
             for others, arms in found.items()
         ]
 
-    def along(self, axis: str) -> Group:
-        """One axis of a study that varies one at a time: its values, against the first of them."""
-        first = {name: values[0] for name, values in self.axes.items()}
+    def along(self, axis: str) -> Group | None:
+        """One axis of a study that varies one at a time: its values, against the first of them; None without a place."""
+        together, first = self.together(axis), {name: values[0] for name, values in self.axes.items()}
         places = [
             place
             for place in self.grid
-            if all(place.labels[name] == value for name, value in first.items() if name != axis)
+            if all(place.labels[name] == value for name, value in first.items() if name not in together)
         ]
-        (group,) = self.grouped(places, axis, first[axis])
-        return group
+        return next(iter(self.grouped(places, axis, first[axis])), None)
 
     def _arm(self, value: str, places: Sequence[PlaceResult]) -> Arm:
         runs, reasons = {}, {}

@@ -166,7 +166,13 @@ def _check(config: StudyConfig) -> None:
     for where, patterns in (("include", config.include), ("exclude", config.exclude), ("search.at", at)):
         for pattern in patterns:
             check_pattern(where, pattern, config)
-    compared = config.axes[report.compare or next(iter(config.axes))]
+    compare = report.compare or next(iter(config.axes))
+    for axis in report.along:
+        if axis == compare or any({axis, compare} <= {*group} for group in config.zip):
+            raise ConfigError(
+                f"report.along names {axis!r}, whose values are compared; leave it out, or set report.compare to another axis"
+            )
+    compared = config.axes[compare]
     if report.reference is not None:
         _known("report.reference", report.reference, compared)
     for value in report.claim:
