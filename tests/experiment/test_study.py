@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from study_files import STUDY, write_study
+from study_files import SEARCH, STUDY, write_study
 from tiny import outcome, start, tiny
 
 from fedadapt.errors import Interrupted, RunError
@@ -124,6 +124,17 @@ def test_a_cell_begun_with_another_default_is_not_gone_on_with(tmp_path):
     ended, reason = run_cell(config, tmp_path, Watcher())
     assert ended == Status.BROKEN
     assert "--overwrite" in reason
+
+
+def test_overwrite_clears_a_search_that_cannot_be_gone_on_with(tmp_path):
+    """The search of a cell that was begun with other defaults is begun anew where the error said so."""
+    study = load_study(write_study(tmp_path, MIXED.partition("wild")[0] + SEARCH))
+    cell = make_plan(study, places(study), {}).searches[0]
+    run(cell.config.model_copy(update={"seed": 7}), tmp_path / "runs" / CELLS)
+    with pytest.raises(RunError, match="add --overwrite"):
+        conduct(study, tmp_path / "runs", jobs=1)
+    _, plan, found = conduct(study, tmp_path / "runs", jobs=1, overwrite=True)
+    assert {found[cell.digest].status for cell in (*plan.searches, *plan.cells.values())} == {Status.DONE}
 
 
 def test_a_dead_process_spoils_its_cell_only(tmp_path):
