@@ -247,11 +247,15 @@ def _set(document: dict[str, Any], path: Sequence[str], value: Any, model: type[
         named = (
             {"name": field.default.name} if field is not None and isinstance(field.default, Choice) else {}
         )
-        place = place.setdefault(section, named)
+        given = place.setdefault(section, named)
+        if field is not None and isinstance(given, str):
+            # `adapter = "low_rank"`, and an option of it.
+            given = place[section] = {"name": given}
+        place = given
         if not isinstance(place, dict):
             raise ConfigError(f"{section!r} is a value, not a section")
-    # `--set adapter=full` means the name; options of the old choice would not fit the new one.
-    place[last] = {"name": value} if isinstance(value, str) and _choice(path, model) is not None else value
+    # `--set adapter=full` replaces all of it: options of the old choice would not fit the new one.
+    place[last] = value
 
 
 def _choice(path: Sequence[str], model: Any) -> FieldInfo | None:
