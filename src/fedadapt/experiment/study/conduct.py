@@ -220,8 +220,7 @@ class _Conduct:
     def _left(self, chosen: list[Place]) -> tuple[list[Cell], tuple[Cell, ...]]:
         """What can be run now, and what waits for a search."""
         plan = make_plan(self.study, chosen, {**self.known, **self.found})
-        needed = [cell for cell in plan.needed(self.found) if cell.number or cell.digest not in self.known]
-        return needed, plan.waiting
+        return plan.needed(self.found, self.known), plan.waiting
 
     def _ended(self, event: Ended) -> None:
         cell = event.cell

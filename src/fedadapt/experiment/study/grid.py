@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -81,9 +81,10 @@ class Plan:
     searches: tuple[Cell, ...]
     waiting: tuple[Cell, ...]
 
-    def needed(self, results: Mapping[str, CellResult]) -> list[Cell]:
-        """The cells without a result, searches first, each once."""
-        both = {cell.digest: cell for cell in (*self.cells.values(), *self.searches)}
+    def needed(self, results: Mapping[str, CellResult], known: Container[str] = ()) -> list[Cell]:
+        """The cells without a result, searches first, each once; not searches that are `known` from elsewhere."""
+        searches = (cell for cell in self.searches if cell.digest not in known)
+        both = {cell.digest: cell for cell in (*self.cells.values(), *searches)}
         missing = [cell for digest, cell in both.items() if digest not in results]
         return sorted(missing, key=lambda cell: (cell.stage is Stage.GRID, cell.number))
 
