@@ -61,7 +61,9 @@ chunk = 2
 def test_a_name_alone_is_a_choice(tmp_path):
     """What has no option to set is named in short, in a run file and from Python, and may be given one on top."""
     path = tmp_path / "short.toml"
-    path.write_text('norms = "local"\nadapter = "low_rank"\ncodec = "int4 > zstd"\ndata.source = "digits"', "utf-8")
+    path.write_text(
+        'norms = "local"\nadapter = "low_rank"\ncodec = "int4 > zstd"\ndata.source = "digits"', "utf-8"
+    )
     config = load_config(path, ["adapter.rank=2", "engine=local"])
     assert config.adapter.model_dump() == {"name": "low_rank", "rank": 2}
     assert (config.codec.name, config.data.source.name) == ("int4 > zstd", "digits")

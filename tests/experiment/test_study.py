@@ -205,7 +205,9 @@ def test_results_survive_the_way_to_disk(tmp_path):
 def test_what_clients_keep_is_judged_by_their_own_models(tmp_path):
     """A study and its results file tell the accuracy that reports tell, whatever an earlier version wrote beside a record."""
     kept = '{ head = "kept", data.local_test_fraction = 0.2 }'
-    path = write_study(tmp_path, MIXED.replace('{ adapter = "parallel", rounds = 2 }', kept).partition("wild")[0])
+    path = write_study(
+        tmp_path, MIXED.replace('{ adapter = "parallel", rounds = 2 }', kept).partition("wild")[0]
+    )
     file, plan, found = conduct(load_study(path), tmp_path / "runs", jobs=1)
     result = found[plan.cells[1].digest]
     told = summarise(tmp_path / "runs" / CELLS / result.digest)

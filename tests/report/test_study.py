@@ -106,7 +106,9 @@ def test_unlike_accuracies_have_no_difference(made):
         if cell.digest == "small-iid-0":
             cell.record.manifest.update(kept)
             cell.record.rounds[-1].metrics["client_accuracy_mean"] = 0.95
-    group = replace(study, places=[place for place in study.places if place.labels.get("seed") == "0"]).groups[0]
+    group = replace(
+        study, places=[place for place in study.places if place.labels.get("seed") == "0"]
+    ).groups[0]
     assert group.arms["small"].accuracy.mean == 0.95
     assert group.difference("small") is None
     assert not group.alike("small")
@@ -209,7 +211,9 @@ def test_what_is_zipped_with_the_compared_axis_is_no_row(made, tmp_path):
     """Values that go together are compared with each other; the axis that goes along tells no rows apart."""
     study = read_study(made)
     pairs = {"full": "iid", "small": "strong"}
-    places = [p for p in study.places if p.stage == "grid" and pairs.get(p.labels["trainable"]) == p.labels["skew"]]
+    places = [
+        p for p in study.places if p.stage == "grid" and pairs.get(p.labels["trainable"]) == p.labels["skew"]
+    ]
     tied = {**study.document, "zip": ZIPPED, "report": {**study.document["report"], "along": []}}
     with Results.write(made.parent) as results:
         results.describe(tied, places)

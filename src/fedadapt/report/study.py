@@ -137,8 +137,8 @@ class Group:
 
     def alike(self, value: str) -> bool:
         """Whether the accuracy of an arm is of the same models, on the same samples, as the reference's."""
-        arms = (self.arms[name] for name in (value, self.reference) if name in self.arms)
-        return len({run.accuracy_of for arm in arms for run in arm.runs.values()}) == 1
+        arms = (self.arms.get(name) for name in (value, self.reference or ""))
+        return len({run.accuracy_of for arm in arms if arm for run in arm.runs.values()}) == 1
 
     def difference(self, value: str) -> Difference | None:
         """An arm less the reference; None if they share no seed, or their accuracy is not of the same."""

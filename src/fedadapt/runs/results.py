@@ -101,7 +101,9 @@ class RunRecord:
     @property
     def accuracy(self) -> float | None:
         """Accuracy of what `accuracy_of` says, in the last round that measured it."""
-        metric = accuracy_of(self.manifest, {name for r in self.rounds for name in r.metrics}).metric("accuracy")
+        metric = accuracy_of(self.manifest, {name for r in self.rounds for name in r.metrics}).metric(
+            "accuracy"
+        )
         measured = [r.metrics[metric] for r in self.rounds if metric in r.metrics]
         return measured[-1] if measured else None
 

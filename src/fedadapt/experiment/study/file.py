@@ -166,6 +166,12 @@ def _check(config: StudyConfig) -> None:
     for where, patterns in (("include", config.include), ("exclude", config.exclude), ("search.at", at)):
         for pattern in patterns:
             check_pattern(where, pattern, config)
+    _check_report(config)
+
+
+def _check_report(config: StudyConfig) -> None:
+    """Refuses values that are not of the axis that is compared, and to draw along that one."""
+    report = config.report
     compare = report.compare or next(iter(config.axes))
     for axis in report.along:
         if axis == compare or any({axis, compare} <= {*group} for group in config.zip):
