@@ -71,6 +71,16 @@ def table(accuracies: dict[str, dict[str, list[float]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def page(accuracies: dict[str, dict[str, list[float]]], command: str) -> str:
+    """The table and the figure with what they mean, as Markdown."""
+    return (
+        "# Robust rules against a fifth of the clients lying\n\n"
+        "Accuracy after the last round: the mean over the seeds, in brackets the lowest and the highest.\n\n"
+        f"{table(accuracies)}\n![The same, a mark a run](figure.svg)\n\n"
+        f"Made by `{command}`; every run is in [results.json](results.json).\n"
+    )
+
+
 def draw(accuracies: dict[str, dict[str, list[float]]], out: Path) -> None:
     """A row a rule, a mark a run, a colour and a shape an attack."""
     figure = Figure(figsize=(7, 0.55 * len(accuracies) + 1.3), layout="constrained")
@@ -116,7 +126,7 @@ def write(rows: list[dict[str, Any]], manifest: Mapping[str, Any], seeds: Sequen
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    (out / "results.md").write_text(table(accuracies), encoding="utf-8")
+    (out / "results.md").write_text(page(accuracies, str(told["command"])), encoding="utf-8")
     draw(accuracies, out / "figure.svg")
     print(table(accuracies), flush=True)
 

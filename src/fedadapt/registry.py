@@ -15,7 +15,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator, validate_call
 
 from fedadapt.errors import ConfigError, UnknownName
 
@@ -121,6 +121,12 @@ class Choice(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """The name alone will do: ``norms = "local"`` is ``norms = { name = "local" }``."""
+        return {"name": value} if isinstance(value, str) else value
 
     def create(self, kind: str) -> Any:
         """Makes what is named.

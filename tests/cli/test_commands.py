@@ -8,7 +8,7 @@ import pytest
 from tiny import StopAfter, Stopped, start, tiny
 
 from fedadapt.adapters import load_adapter
-from fedadapt.experiment import run
+from fedadapt.experiment import proposals, run
 from fedadapt.experiment.build import build
 from fedadapt.experiment.forecast import forecast
 from fedadapt.registry import ROOMS, names
@@ -91,6 +91,19 @@ def test_plan_proposes_within_a_budget(recipe, fedadapt):
     assert "take the first: --set 'adapter=" in said
     assert "no adapter fits" in fedadapt("plan", recipe, "--budget", "9").out
     assert fedadapt("plan", recipe, "--budget", "much").code == 2
+
+
+def test_proposals_are_of_what_the_run_sends(recipe, fedadapt, monkeypatch):
+    """A head that clients keep is not in the budget, and a number that an algorithm's clients send is."""
+    monkeypatch.setattr(proposals, "RANKS", (1,))
+    settings = ("head=kept", "algorithm=qfedavg")
+    told = json.loads(
+        fedadapt("plan", recipe, "--budget", "2KiB", "--json", *(f"--set={s}" for s in settings)).out
+    )
+    first = told["proposals"][0]
+    again = forecast(build(tiny(*settings, *first["settings"])))
+    assert again["message_bytes"] == {"download": first["download"], "upload": first["upload"]}
+    assert sum(g["values"] for g in again["groups"] if g["travels"] == "shared") == first["values"]
 
 
 def test_partition_shows_who_holds_what(tmp_path, recipe, fedadapt):

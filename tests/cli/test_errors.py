@@ -56,6 +56,17 @@ def test_a_run_file_that_is_not_there(tmp_path, fedadapt):
     one_line(fedadapt("run", tmp_path / "no.toml", "--runs", tmp_path / "runs"), 2, "no.toml")
 
 
+def test_a_pretraining_that_cannot_be(tmp_path, fedadapt):
+    """A device that is none, or a recipe that is no text, ends with code 2."""
+    (tmp_path / "recipe.toml").write_text(
+        'device = "gpu"\nsource = { name = "digits", size = 8 }\n', encoding="utf-8"
+    )
+    out = tmp_path / "out.safetensors"
+    one_line(fedadapt("pretrain", tmp_path / "recipe.toml", out), 2, "device is 'gpu'", "use auto, cpu, cuda")
+    (tmp_path / "recipe.toml").write_bytes(b"\xff\xfe\x00name")
+    one_line(fedadapt("pretrain", tmp_path / "recipe.toml", out), 2, "recipe.toml is not TOML")
+
+
 def images(count, classes=3):
     """Arrays of a small image set."""
     draw = np.random.default_rng(0)

@@ -13,6 +13,7 @@ from fedadapt.experiment.build import build
 from fedadapt.experiment.config import RunConfig, apply_setting, make_config
 from fedadapt.federation.frame import Kind
 from fedadapt.params import Group
+from fedadapt.registry import Choice
 from fedadapt.runs.store import RunStore
 
 EVERY_SECTION = """
@@ -55,6 +56,18 @@ every = 3
 [engine]
 chunk = 2
 """
+
+
+def test_a_name_alone_is_a_choice(tmp_path):
+    """What has no option to set is named in short, in a run file and from Python, and may be given one on top."""
+    path = tmp_path / "short.toml"
+    path.write_text(
+        'norms = "local"\nadapter = "low_rank"\ncodec = "int4 > zstd"\ndata.source = "digits"', "utf-8"
+    )
+    config = load_config(path, ["adapter.rank=2", "engine=local"])
+    assert config.adapter.model_dump() == {"name": "low_rank", "rank": 2}
+    assert (config.codec.name, config.data.source.name) == ("int4 > zstd", "digits")
+    assert make_config({"name": "x", "norms": "local"}).norms == config.norms == Choice(name="local")
 
 
 @pytest.fixture

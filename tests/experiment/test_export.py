@@ -171,6 +171,19 @@ def test_without_its_packages_onnx_is_refused(trained, tmp_path, monkeypatch):
         inspect(tmp_path / "network.onnx")
 
 
+@pytest.mark.parametrize("at", [b"PK\x01\x02", b"{}{}"])
+def test_a_damaged_program_is_refused_in_one_line(tmp_path, at):
+    """Whether its directory is damaged or what it holds."""
+    path = tmp_path / "network.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/models/x", "hello" * 100)
+        archive.writestr(f"a/extra/{METADATA}", "{}" * 50)
+    path.write_bytes(path.read_bytes().replace(at, b"XXXX"))
+    with pytest.raises(AttachError, match="a damaged one") as error:
+        inspect(path)
+    assert "\n" not in str(error.value)
+
+
 def test_every_format_has_a_writer_and_is_recognised(trained, tmp_path):
     """Files say what they are by their content, whatever they are called."""
     assert set(WRITERS) == set(Format)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
-from study_files import STUDY, write_study
+from study_files import SEARCH, STUDY, write_study
 from tiny import outcome, start, tiny
 
 from fedadapt.errors import Interrupted, RunError
@@ -19,8 +20,9 @@ from fedadapt.experiment.study.conduct import CELLS, share_out
 from fedadapt.experiment.study.grid import digest, make_plan, places
 from fedadapt.experiment.study.machine import GIBIBYTE, Need, Room, available_bytes, cores
 from fedadapt.experiment.study.workers import STOPPED, Ended, Workers, run_cell
+from fedadapt.report.gather import summarise
 from fedadapt.runs.records import Direction
-from fedadapt.runs.results import CellResult, Results, Status
+from fedadapt.runs.results import AccuracyOf, CellResult, Results, Status
 from fedadapt.runs.store import FILE, RunStore
 
 MIXED = """
@@ -102,6 +104,7 @@ def test_what_would_end_so_again_is_told_from_what_the_machine_did(tmp_path, set
     assert ended == status
     assert reason in told
     assert "\n" not in told
+    assert run_cell(cell_of(*settings), tmp_path, Watcher()) == (ended, told)
 
 
 def test_a_cell_goes_on_after_the_round_it_was_stopped_in(tmp_path):
@@ -121,6 +124,17 @@ def test_a_cell_begun_with_another_default_is_not_gone_on_with(tmp_path):
     ended, reason = run_cell(config, tmp_path, Watcher())
     assert ended == Status.BROKEN
     assert "--overwrite" in reason
+
+
+def test_overwrite_clears_a_search_that_cannot_be_gone_on_with(tmp_path):
+    """The search of a cell that was begun with other defaults is begun anew where the error said so."""
+    study = load_study(write_study(tmp_path, MIXED.partition("wild")[0] + SEARCH))
+    cell = make_plan(study, places(study), {}).searches[0]
+    run(cell.config.model_copy(update={"seed": 7}), tmp_path / "runs" / CELLS)
+    with pytest.raises(RunError, match="add --overwrite"):
+        conduct(study, tmp_path / "runs", jobs=1)
+    _, plan, found = conduct(study, tmp_path / "runs", jobs=1, overwrite=True)
+    assert {found[cell.digest].status for cell in (*plan.searches, *plan.cells.values())} == {Status.DONE}
 
 
 def test_a_dead_process_spoils_its_cell_only(tmp_path):
@@ -186,6 +200,22 @@ def test_results_survive_the_way_to_disk(tmp_path):
     (tmp_path / "other.sqlite").write_bytes(b"something else, long enough to be looked at" * 40)
     with pytest.raises(RunError, match="cannot read results"):
         Results.read(tmp_path / "other.sqlite")
+
+
+def test_what_clients_keep_is_judged_by_their_own_models(tmp_path):
+    """A study and its results file tell the accuracy that reports tell, whatever an earlier version wrote beside a record."""
+    kept = '{ head = "kept", data.local_test_fraction = 0.2 }'
+    path = write_study(
+        tmp_path, MIXED.replace('{ adapter = "parallel", rounds = 2 }', kept).partition("wild")[0]
+    )
+    file, plan, found = conduct(load_study(path), tmp_path / "runs", jobs=1)
+    result = found[plan.cells[1].digest]
+    told = summarise(tmp_path / "runs" / CELLS / result.digest)
+    assert told.accuracy_of is AccuracyOf.OWN
+    assert result.accuracy == told.accuracy != told.metrics["accuracy"][told.rounds]
+    with Results.write(file.parent) as results:
+        results.keep(replace(result, accuracy=told.metrics["accuracy"][told.rounds]))
+        assert results.cells()[result.digest] == result
 
 
 def test_cells_are_compared_by_bytes_and_accuracy(tmp_path):

@@ -79,6 +79,17 @@ def test_options_without_a_name_change_those_that_are_there(study):
     }
 
 
+def test_an_axis_leaves_the_values_of_the_one_before_as_they_are(study):
+    """Options that a later axis sets on an earlier axis's choice are those of its own cells, not of all that follow."""
+    text = STUDY.replace('{ adapter = "parallel" }', '{ adapter = { name = "low_rank", rank = 8 } }')
+    made = study(text.replace("{ data.partition = { name", "{ adapter.rank = 2, data.partition = { name"))
+    told = made.config.model_dump()
+    configs = [cell.config for cell in make_plan(made, places(made)[:2], {}).cells.values()]
+    assert [config.adapter.rank for config in configs] == [8, 2]
+    assert make_plan(made, places(made)[:1], {}).cells[1].config.adapter.rank == 8
+    assert made.config.model_dump() == told
+
+
 def test_the_digest_is_of_what_is_run():
     """Names and defaults written out do not change a digest; any other value does, and so it is a fixed one."""
     plain = make_config({"name": "a"})
@@ -163,8 +174,11 @@ def looked_at(study, text):
         ("exclude = [{ seed = [0, 1] }]", "has no cell; include and exclude leave none"),
         ('report = { compare = "trainabel" }', "did you mean 'trainable'?"),
         ('report = { reference = "all" }', "report.reference names 'all'"),
+        ('report = { along = ["trainable"] }', "report.along names 'trainable', whose values are compared"),
+        ('zip = [["trainable", "distribution"]]\nreport = { along = ["distribution"] }', "report.along names 'distribution'"),
         ('search = { values = [0.1], par = ["trainable"] }', "unknown key 'search.par'; did you mean 'per'?"),
         ('search = { key = "train.rate", values = [0.1] }', "unknown key 'train.rate'"),
+        ("search = { values = [0.1], settings = { rounds = 1 } }", "the search measures on the test set"),
     ],
 )  # fmt: skip
 def test_a_bad_study_is_refused_in_one_line(study, change, says):

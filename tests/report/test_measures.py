@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from fedadapt.report.gather import AccuracyOf, summarise
+from fedadapt.report.gather import summarise
 from fedadapt.report.measures import drift_columns, measure_columns
 from fedadapt.report.page import render
 from fedadapt.report.tables import compare_columns, compare_note
 from fedadapt.runs.records import RoundRecord
+from fedadapt.runs.results import AccuracyOf, read_record
 from fedadapt.runs.store import RunStore
 
 SHARED = [{"group": "adapter", "trained": True, "travels": "shared", "values": 10, "bytes": 40}]
@@ -48,6 +49,7 @@ def test_accuracy_is_of_a_model_that_somebody_has(measured, metrics, plan, whose
     run = measured(metrics, plan)
     assert (run.accuracy_of, run.accuracy) == (whose, accuracy)
     assert run.as_json()["accuracy_of"] == str(whose)
+    assert read_record(run.path).accuracy == accuracy
     assert run.as_json()["metrics"] == metrics
     words = {
         AccuracyOf.OWN: "accuracy, clients&#x27; own held-out samples",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,36 @@ def test_differences_are_by_seed(made):
     assert difference.p == pytest.approx(1)
     assert difference.share == pytest.approx(0.1)
     assert group.difference("wild") is None
+
+
+def test_the_same_difference_with_every_seed_is_no_evidence(made):
+    """One point with each of three seeds has no p, and one point less is within one point, whatever floats make of 0.01."""
+    study = read_study(made)
+    above = {"small-iid-0": 0.761, "small-iid-1": 0.21, "small-iid-2": 0.75}
+    below = {"full-iid-0": 0.751, "full-iid-1": 0.2, "full-iid-2": 0.74}
+    for digest, accuracy in (above | below).items():
+        study.cells[digest].record.rounds[-1].metrics["accuracy"] = accuracy
+    assert len({100 * (above[f"small-iid-{n}"] - below[f"full-iid-{n}"]) for n in range(3)}) > 1
+    group = replace(study).groups[0]
+    assert (group.difference("small").points, group.difference("small").p) == ((1, 1, 1), None)
+    turned = replace(group, reference="small").difference("full")
+    assert (turned.points, turned.p) == ((-1, -1, -1), None)
+
+
+def test_unlike_accuracies_have_no_difference(made):
+    """Clients' own models on their own samples are no better or worse than one model on the test set: no row says so."""
+    study = read_study(made)
+    kept = {"plan": [{"travels": "kept"}]}
+    for cell in study.cells.values():
+        if cell.digest == "small-iid-0":
+            cell.record.manifest.update(kept)
+            cell.record.rounds[-1].metrics["client_accuracy_mean"] = 0.95
+    group = replace(
+        study, places=[place for place in study.places if place.labels.get("seed") == "0"]
+    ).groups[0]
+    assert group.arms["small"].accuracy.mean == 0.95
+    assert group.difference("small") is None
+    assert not group.alike("small")
 
 
 def test_bytes_to_a_target_are_those_of_the_first_round_that_reaches_it(made):
@@ -171,6 +202,38 @@ def test_one_axis_at_a_time_is_a_figure_each(tmp_path):
     assert {path.name for path in (tmp_path / "out").glob("*.svg")} == {
         f"axis-{axis}-{theme}.svg" for axis in ("trainable", "skew") for theme in ("light", "dark")
     }
+
+
+ZIPPED = [["trainable", "skew"]]
+
+
+def test_what_is_zipped_with_the_compared_axis_is_no_row(made, tmp_path):
+    """Values that go together are compared with each other; the axis that goes along tells no rows apart."""
+    study = read_study(made)
+    pairs = {"full": "iid", "small": "strong"}
+    places = [
+        p for p in study.places if p.stage == "grid" and pairs.get(p.labels["trainable"]) == p.labels["skew"]
+    ]
+    tied = {**study.document, "zip": ZIPPED, "report": {**study.document["report"], "along": []}}
+    with Results.write(made.parent) as results:
+        results.describe(tied, places)
+    page = write_results(made, tmp_path / "out").read_text(encoding="utf-8")
+    assert "| small | 81.00 ± 2.00 | +0.00 ± 1.00 | 1 | 400 B | 10 % | 3 |" in page
+    with Results.write(made.parent) as results:
+        results.describe({**tied, "design": "one at a time"}, places)
+    page = write_results(made, tmp_path / "single").read_text(encoding="utf-8")
+    assert "| strong | 81.00 ± 2.00 | +0.00 ± 1.00 | 1 |" in page
+
+
+def test_an_axis_without_a_place_yet_is_left_out(made, tmp_path):
+    """While the searches of what others are varied around go on, the page has what is there, and no table without a row."""
+    study = read_study(made)
+    with Results.write(made.parent) as results:
+        places = [p for p in study.grid if (p.labels["trainable"], p.labels["skew"]) == ("small", "iid")]
+        results.describe(study.document | {"design": "one at a time"}, places)
+    page = write_results(made, tmp_path / "out").read_text(encoding="utf-8")
+    assert "| small | 81.00 ± 2.00 | – | – |" in page
+    assert "## Skew" not in page
 
 
 def test_results_without_a_finished_cell_are_refused(tmp_path):

@@ -48,7 +48,7 @@ def command(
             known = results.cells()
     if dry_run:
         plan, found = foresee(loaded, runs, wanted, known)
-        for part in foretold(loaded, plan, found, share_out(jobs, len(wanted))):
+        for part in foretold(loaded, plan, found, known, share_out(jobs, len(wanted))):
             console.print(part)
         return
     with StudyProgress(console) as spectator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from fedadapt.experiment.study import Spectator, Study
 from fedadapt.experiment.study.compare import Compared
@@ -28,9 +29,9 @@ class StudyProgress(Spectator):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -98,6 +99,7 @@ class StudyProgress(Spectator):
         self._console.print(
             f"{number}: {cell.title}  {result.status}: {told}  ({len(self._left)} left{self._time_left()})",
             soft_wrap=True,
+            markup=False,
         )
 
     def stopping(self, running: Sequence[Cell]) -> None:
@@ -124,32 +126,34 @@ class StudyProgress(Spectator):
 
 
 def foretold(
-    study: Study, plan: Plan, found: Mapping[str, CellResult], shared_out: tuple[int, int]
+    study: Study,
+    plan: Plan,
+    found: Mapping[str, CellResult],
+    known: Mapping[str, CellResult],
+    shared_out: tuple[int, int],
 ) -> Iterator[RenderableType]:
     """The grid with its counts, and how much work is left, before anything runs."""
     config, (jobs, threads) = study.config, shared_out
     cells = [*plan.cells.values(), *plan.waiting]
-    axes = Table(box=SIMPLE_HEAD, pad_edge=False, title=config.title or config.name, title_justify="left")
-    for head in ("axis", "values and how many cells have them"):
-        axes.add_column(head, overflow="fold")
+    axes = _table(("axis", "values and how many cells have them"))
+    axes.title, axes.title_justify = Text(config.title or config.name, style="table.title"), "left"
     for axis in (*config.axes, "seed"):
         counts = Counter(cell.labels[axis] for cell in cells)
-        axes.add_row(axis, ", ".join(f"{value} {count}" for value, count in counts.items()))
+        _add(axes, axis, ", ".join(f"{value} {count}" for value, count in counts.items()))
     yield axes
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for head in ("cell", *config.axes, "seed", "images", "state"):
-        table.add_column(head, justify="right" if head in {"cell", "images"} else "left", overflow="fold")
+    table = _table(("cell", *config.axes, "seed", "images", "state"), {"cell", "images"})
     for cell in sorted(cells, key=lambda cell: cell.number):
         result = found.get(cell.digest)
         state = "waits for its search" if cell in plan.waiting else "to be run"
-        table.add_row(
+        _add(
+            table,
             str(cell.number),
             *cell.labels.values(),
             _count(images(cell.config)),
             state if result is None else f"{result.status}, {_accuracy(result)}",
         )
     yield table
-    left = [*plan.needed(found), *plan.waiting]
+    left = [*plan.needed(found, known), *plan.waiting]
     amounts = [images(cell.config) for cell in left]
     work = sum(amount or 0.0 for amount in amounts)
     speed = config.images_per_second
@@ -164,17 +168,14 @@ def foretold(
 
 def outcomes(plan: Plan, found: Mapping[str, CellResult]) -> Table:
     """What came out, a row a cell."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     cells = [cell for cell in plan.cells.values() if cell.digest in found]
     axes = list(cells[0].labels) if cells else []
-    for head in ("cell", *axes, "accuracy", "moved", "run"):
-        table.add_column(
-            head, justify="right" if head in {"cell", "accuracy", "moved"} else "left", overflow="fold"
-        )
+    table = _table(("cell", *axes, "accuracy", "moved", "run"), {"cell", "accuracy", "moved"})
     for cell in cells:
         result = found[cell.digest]
         moved = Compared.bytes_of(result)
-        table.add_row(
+        _add(
+            table,
             str(cell.number),
             *cell.labels.values(),
             _accuracy(result) if result.status is Status.DONE else str(result.status),
@@ -186,14 +187,14 @@ def outcomes(plan: Plan, found: Mapping[str, CellResult]) -> Table:
 
 def compared(cells: Sequence[Compared]) -> Table:
     """Cells here and elsewhere, side by side."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for head in ("cell", "accuracy here", "there", "bytes here", "there", ""):
-        table.add_column(head, justify="left" if head in {"cell", ""} else "right", overflow="fold")
+    numbers = ("accuracy here", "there", "bytes here", "there")
+    table = _table(("cell", *numbers, ""), {*numbers})
     for one in cells:
         both = [one.here, *([] if one.there is None else [one.there])]
         accuracies = [_accuracy(result) for result in both]
         moved = [f"{Compared.bytes_of(result):,}" for result in both]
-        table.add_row(
+        _add(
+            table,
             one.cell.title,
             accuracies[0],
             accuracies[1] if one.there else UNKNOWN,
@@ -202,6 +203,18 @@ def compared(cells: Sequence[Compared]) -> Table:
             "agrees" if one.agrees else "differs" if one.there else "is not there",
         )
     return table
+
+
+def _table(heads: Sequence[str], numeric: Container[str] = ()) -> Table:
+    """An empty table; heads and cells are text as it is, which nothing in it marks up."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        table.add_column(Text(head), justify="right" if head in numeric else "left", overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*map(Text, cells))
 
 
 def _accuracy(result: CellResult) -> str:

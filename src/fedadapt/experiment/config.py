@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,8 @@ def apply_setting(document: dict[str, Any], setting: str, model: type[BaseModel]
 def overlay(document: dict[str, Any], changes: Mapping[str, Any], model: type[BaseModel]) -> None:
     """Sets keys of a document for `model` in place, from a table such as ``{ train.lr = 0.1, adapter = "full" }``.
 
-    A table that names something registered replaces what was there; one without a name changes its options.
+    A table that names something registered replaces what was there; one without a name changes its options. The
+    document gets copies: what is set in it later leaves `changes` as they are.
 
     Raises:
         ConfigError: a section is set to a value, or the other way round.
@@ -233,7 +235,7 @@ def overlay(document: dict[str, Any], changes: Mapping[str, Any], model: type[Ba
         else:
             _set(document, path, value, model)
 
-    leaves([], changes)
+    leaves([], deepcopy(changes))
 
 
 def _set(document: dict[str, Any], path: Sequence[str], value: Any, model: type[BaseModel]) -> None:
@@ -245,11 +247,15 @@ def _set(document: dict[str, Any], path: Sequence[str], value: Any, model: type[
         named = (
             {"name": field.default.name} if field is not None and isinstance(field.default, Choice) else {}
         )
-        place = place.setdefault(section, named)
+        given = place.setdefault(section, named)
+        if field is not None and isinstance(given, str):
+            # `adapter = "low_rank"`, and an option of it.
+            given = place[section] = {"name": given}
+        place = given
         if not isinstance(place, dict):
             raise ConfigError(f"{section!r} is a value, not a section")
-    # `--set adapter=full` means the name; options of the old choice would not fit the new one.
-    place[last] = {"name": value} if isinstance(value, str) and _choice(path, model) is not None else value
+    # `--set adapter=full` replaces all of it: options of the old choice would not fit the new one.
+    place[last] = value
 
 
 def _choice(path: Sequence[str], model: Any) -> FieldInfo | None:

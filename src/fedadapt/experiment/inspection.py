@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,12 @@ def inspect(path: Path) -> dict[str, Any]:
     if path.is_dir() and (path / CONFIG).exists():
         return {"kind": "peft adapter", **read_peft(path)}
     if zipfile.is_zipfile(path):
-        return {"kind": "torch program", **_program(path)}
+        try:
+            return {"kind": "torch program", **_program(path)}
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+            raise AttachError(
+                f"{path} is an archive, but a damaged one ({type(error).__name__}: {error}); write or copy it again"
+            ) from error
     if path.suffix == ".onnx":
         return {"kind": "onnx graph", **_graph(path)}
     try:
@@ -81,7 +87,8 @@ def _program(path: Path) -> dict[str, Any]:
             ):
                 raise AttachError(f"{path} is an archive, but holds no program of torch.export")
             return {}
-        return _parsed(path, archive.open(own).read(MAX_JSON_BYTES))
+        with archive.open(own) as file:
+            return _parsed(path, file.read(MAX_JSON_BYTES))
 
 
 def _graph(path: Path) -> dict[str, Any]:

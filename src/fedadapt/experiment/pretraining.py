@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from fedadapt.backbones.weights import save_weights
 from fedadapt.data.dataset import Dataset
 from fedadapt.errors import ConfigError
 from fedadapt.experiment.build import processor
-from fedadapt.experiment.config import apply_setting
+from fedadapt.experiment.config import apply_setting, read_toml
 from fedadapt.registry import Choice, Section, first_problem
 from fedadapt.seeds import Seeds
+from fedadapt.training.config import resolve_device
 from fedadapt.training.pretrain import PretrainConfig, pretrain, top1
 
 
@@ -48,6 +48,7 @@ def pretrain_backbone(
         ConfigError: the recipe cannot be read.
     """
     recipe = _load(recipe_path, settings)
+    device = str(resolve_device(recipe.device, "device"))
     dataset: Dataset = recipe.source.create("source")
     choice = _start(recipe.backbone)
     backbone = choice.create("backbone")(dataset.num_classes, Seeds(recipe.train.seed).torch("backbone"))
@@ -61,7 +62,7 @@ def pretrain_backbone(
         recipe.train,
         state,
         started_from=started_from,
-        device=recipe.device,
+        device=device,
         on_epoch=lambda entry: say(json.dumps(entry)),
     )
     model.cpu().half().float()
@@ -81,7 +82,7 @@ def pretrain_backbone(
         "recipe": recipe.train.model_dump(),
         "wall_s": sum(e["wall_s"] for e in log),
         "cpu_s": sum(e["cpu_s"] for e in log),
-        "hardware": f"{processor()}, {torch.get_num_threads()} threads, {recipe.device}",
+        "hardware": f"{processor()}, {torch.get_num_threads()} threads, {device}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "log": log,
     }
@@ -137,10 +138,7 @@ def model_card(entry: dict[str, Any]) -> str:
 
 
 def _load(path: Path, settings: Sequence[str]) -> PretrainRecipe:
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"cannot read recipe {path}: {error}") from error
+    document = read_toml(path, "recipe")
     for setting in settings:
         apply_setting(document, setting, PretrainRecipe)
     try:

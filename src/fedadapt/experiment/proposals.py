@@ -100,7 +100,7 @@ def propose(experiment: Experiment, budget: int) -> list[Proposal]:
     fewer; then more values come before fewer, and among as many, more bits.
 
     Args:
-        experiment: whose backbone, norm policy and algorithm are taken.
+        experiment: whose backbone, norm policy, head policy and algorithm are taken.
         budget: bytes of one message, which neither direction exceeds.
     """
     best: dict[str, Proposal] = {}
@@ -118,17 +118,22 @@ def _rank(proposal: Proposal) -> tuple[bool, int, int]:
 
 
 def _candidates(experiment: Experiment) -> Iterator[Proposal]:
-    policy, algorithm = experiment.config.norms.create("norm policy"), experiment.algorithm
+    config, algorithm = experiment.config, experiment.algorithm
+    policy, head = config.norms.create("norm policy"), config.head.create("head policy")
+    scalars = len(UPLOAD_SCALARS) + len(algorithm.local.scalars)
     for name in names("adapter"):
         tried = [{"rank": rank} for rank in RANKS] if "rank" in describe("adapter", name)[1] else [{}]
         for options in tried:
             try:
                 adapter = create("adapter", name, options)
-                model = attach(experiment.backbone, adapter, policy, experiment.seeds.torch("adapter"))
+                model = attach(experiment.backbone, adapter, policy, experiment.seeds.torch("adapter"), head)
             except (AttachError, ConfigError):
                 # It has no place on this backbone, or not at this rank.
                 continue
-            plan = make_plan(model, policy.kept, dict.fromkeys(Group, 0))
+            plan = make_plan(model, model.kept | algorithm.local.kept, dict.fromkeys(Group, 0))
+            if not plan.groups():
+                # Clients keep all that it trains.
+                continue
             for codec, bits in CODECS.items():
                 wire = replace(
                     experiment.wire,
@@ -139,6 +144,6 @@ def _candidates(experiment: Experiment) -> Iterator[Proposal]:
                     delta=codec != "float32",
                 )
                 down = message_bytes(wire, Kind.DOWNLOAD, len(algorithm.downloads), 0)
-                up = message_bytes(wire, Kind.UPLOAD, len(algorithm.uploads), len(UPLOAD_SCALARS))
+                up = message_bytes(wire, Kind.UPLOAD, len(algorithm.uploads), scalars)
                 if down is not None and up is not None:
                     yield Proposal(name, options, codec, bits, plan.num_shared_bytes // 4, down, up)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from fedadapt.report import figures
 from fedadapt.report.document import Html, figure, section, table
-from fedadapt.report.gather import AccuracyOf, RunSummary, labels
+from fedadapt.report.gather import RunSummary, labels
 from fedadapt.report.measures import drift_columns, measure_columns
 from fedadapt.report.tables import UNKNOWN, Column, format_accuracy, format_bytes
 from fedadapt.report.targets import make_targets, target_columns, target_note
+from fedadapt.runs.results import AccuracyOf
 
 
 def measured_on(runs: Sequence[RunSummary]) -> str:

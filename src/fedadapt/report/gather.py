@@ -15,19 +15,11 @@ from fedadapt.errors import RunError
 from fedadapt.runs.ledger import LedgerTotal
 from fedadapt.runs.lock import is_held
 from fedadapt.runs.records import ClientRecord, Direction, Outcome
-from fedadapt.runs.results import RunRecord
+from fedadapt.runs.results import AccuracyOf, RunRecord, accuracy_of
 from fedadapt.runs.store import RoundSummary, RunStore
 
 RECENT = 5
 """Rounds whose mean duration tells how long the rest will take."""
-
-
-class AccuracyOf(StrEnum):
-    """What the accuracy of a run is of."""
-
-    GLOBAL = "global model"
-    OWN = "clients' own models"
-    PART = "shared part alone"
 
 
 class Condition(StrEnum):
@@ -78,19 +70,8 @@ class RunSummary:
 
     @property
     def accuracy_of(self) -> AccuracyOf:
-        """What accuracy and loss are of.
-
-        Where clients keep tensors, such as their norms, the shared ones make a model only with theirs. Then it is
-        their own models on their own held-out samples, or, if they hold none out, something that nobody has.
-        """
-        if not self.keeps:
-            return AccuracyOf.GLOBAL
-        return AccuracyOf.OWN if "client_accuracy_mean" in self.metrics else AccuracyOf.PART
-
-    @property
-    def keeps(self) -> bool:
-        """Whether clients keep some of the tensors that training changes."""
-        return any(row.get("travels") == "kept" for row in self.noted("plan", default=()))
+        """What accuracy and loss are of; see `fedadapt.runs.results.accuracy_of`."""
+        return accuracy_of(self.manifest, self.metrics)
 
     @property
     def accuracy_by_round(self) -> Mapping[int, float]:
@@ -221,8 +202,7 @@ class RunSummary:
         return [str(name) for name in self.noted("data", "class_names", default=())]
 
     def _of_models(self, metric: str) -> Mapping[int, float]:
-        own = self.accuracy_of is AccuracyOf.OWN
-        return self.metrics.get(f"client_{metric}_mean" if own else metric, {})
+        return self.metrics.get(self.accuracy_of.metric(metric), {})
 
     def noted(self, *keys: str, default: Any = None) -> Any:
         """The manifest's entry under nested `keys`; `default` where a level is missing or null."""

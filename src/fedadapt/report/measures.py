@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fedadapt.report.gather import RunSummary, labels
 from fedadapt.report.tables import UNKNOWN, Column, format_accuracy
+from fedadapt.runs.results import AccuracyOf
 
 MEASURES = {
     "accuracy": "accuracy",
@@ -61,7 +62,7 @@ def drift_columns(runs: Sequence[RunSummary]) -> tuple[Column, ...]:
 def _whose(run: RunSummary) -> list[tuple[str, str, str]]:
     """Whom metrics are of, and how their names begin and end."""
     clients = [(f"clients, {title}", "client_", f"_{name}") for name, title in STATISTICS.items()]
-    of_all = "shared part alone" if run.keeps else "global model"
+    of_all = (AccuracyOf.GLOBAL if run.accuracy_of is AccuracyOf.GLOBAL else AccuracyOf.PART).value
     return [(of_all, "", ""), *(clients if "client_accuracy_mean" in run.last_metrics else [])]
 
 

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 def plates(study: StudyResults) -> Iterator[Plate]:
     """The figures that a study has the numbers for."""
     if study.document["design"] == "one at a time":
-        yield from (_values(study, axis) for axis, values in study.axes.items() if len(values) > 1)
+        yield from (
+            _values(study, axis, group)
+            for axis, values in study.axes.items()
+            if len(values) > 1 and (group := study.along(axis)) is not None
+        )
         return
     if len(study.values) <= 2 * len(PALETTE):
         yield _curves(study)
@@ -62,7 +66,7 @@ def _curves(study: StudyResults) -> Plate:
         "backbone that every party has before the first round.",
         draw,
         height_of(len(study.groups)),
-        (*_other_axes(study), study.compare, "bytes", "accuracy", "least", "largest"),
+        (*study.others, study.compare, "bytes", "accuracy", "least", "largest"),
         rows,
     )
 
@@ -90,7 +94,7 @@ def _front(study: StudyResults) -> Plate:
         "The line is the front: nothing else is as accurate for as few bytes. Bars are one standard deviation over seeds.",
         draw,
         height_of(len(study.groups)),
-        (*_other_axes(study), study.compare, "MiB", "accuracy, %", "deviation"),
+        (*study.others, study.compare, "MiB", "accuracy, %", "deviation"),
         [
             (*group.labels.values(), value, moved, accuracy, deviation)
             for group in study.groups
@@ -157,7 +161,7 @@ def _differences(study: StudyResults) -> Plate:
         f"Points of accuracy, seed by seed (strokes), their mean and one standard deviation; the band is {allowed:g} points.",
         draw,
         1.2 + 0.42 * len(study.groups) * max(1, len(study.claimed) / 2),
-        (*_other_axes(study), study.compare, "points", "deviation", "p of a paired t-test", "share of bytes"),
+        (*study.others, study.compare, "points", "deviation", "p of a paired t-test", "share of bytes"),
         [
             (*g.labels.values(), value, d.spread.mean, d.spread.deviation, d.p, d.share)
             for _, g, _, value, d in found
@@ -194,7 +198,7 @@ def _along(study: StudyResults, axis: str) -> Plate:
         "Mean over the seeds and one standard deviation.",
         draw,
         height_of(len(lines)),
-        (*_other_axes(study), study.compare, "accuracy", "deviation"),
+        (*study.others, study.compare, "accuracy", "deviation"),
         [
             (*group.labels.values(), value, spread.mean, spread.deviation)
             for group in study.groups
@@ -239,8 +243,7 @@ def _cost(study: StudyResults) -> Plate:
     )
 
 
-def _values(study: StudyResults, axis: str) -> Plate:
-    group = study.along(axis)
+def _values(study: StudyResults, axis: str, group: Group) -> Plate:
     known = [(value, arm) for value in study.axes[axis] if (arm := group.arms.get(value)) and arm.runs]
 
     def draw(figure: Figure, theme: dict[str, str]) -> None:
@@ -304,10 +307,6 @@ def _present(study: StudyResults, group: Group) -> list[tuple[int, str]]:
 
 def _accuracy(group: Group, value: str) -> Spread | None:
     return group.arms[value].accuracy if value in group.arms else None
-
-
-def _other_axes(study: StudyResults) -> list[str]:
-    return [axis for axis in study.axes if axis != study.compare]
 
 
 def titled(groups: Sequence[Group]) -> list[tuple[str, Group]]:

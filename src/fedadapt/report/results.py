@@ -12,8 +12,8 @@ from fedadapt.report.document import write_atomically
 from fedadapt.report.plate import Plate, write_plate
 from fedadapt.report.plates import plates
 from fedadapt.report.study import SEED, TARGETS, Arm, Group, StudyResults, read_study, signed_rank
-from fedadapt.report.tables import UNKNOWN, format_bytes, format_seconds
-from fedadapt.runs.results import RESULTS, Results, Status
+from fedadapt.report.tables import NOT_GLOBAL, UNKNOWN, format_bytes, format_seconds
+from fedadapt.runs.results import RESULTS, AccuracyOf, Results, Status
 
 PAGE, CELLS = "README.md", "cells.csv"
 
@@ -51,10 +51,13 @@ def _page(study: StudyResults, drawn: Sequence[Plate], folder: Path) -> Iterator
         f"Written by `fedadapt results`; every cell is in [{CELLS}]({CELLS}), and whole in [{RESULTS}]({RESULTS})."
     )
     yield ""
+    if any(run.accuracy_of is not AccuracyOf.GLOBAL for run in study.summaries.values()):
+        yield f"{NOT_GLOBAL} What is not of the same models has no difference."
+        yield ""
     if study.document["design"] == "one at a time":
         for axis, values in study.axes.items():
-            if len(values) > 1:
-                yield from _one_axis(study, axis)
+            if len(values) > 1 and (group := study.along(axis)) is not None:
+                yield from _one_axis(axis, values, group)
                 yield from (
                     line for plate in drawn if plate.name == f"axis-{axis}" for line in _picture(plate)
                 )
@@ -110,8 +113,11 @@ def _claim(study: StudyResults) -> Iterator[str]:
         found = [d for group in study.groups if (d := group.difference(value)) is not None]
         if not found:
             continue
-        kept = sum(d.spread.mean >= -report["points"] and d.share <= report["share"] for d in found)
-        means = [d.spread.mean for d in found]
+        means = [round(d.spread.mean, 9) for d in found]
+        kept = sum(
+            mean >= -report["points"] and d.share <= report["share"]
+            for mean, d in zip(means, found, strict=True)
+        )
         told = (
             f"**{value}**: no more than {report['points']:g} points below {study.reference}, at no more than "
             f"{100 * report['share']:g} % of the bytes, in {kept} of {len(found)} rows; "
@@ -136,8 +142,7 @@ def _accuracy(study: StudyResults) -> Iterator[str]:
         )
     ).strip()
     yield ""
-    others = [axis for axis in study.axes if axis != study.compare]
-    heads = [*others, study.compare, "accuracy", "difference", "p", "moved", "share", "seeds"]
+    heads = [*study.others, study.compare, "accuracy", "difference", "p", "moved", "share", "seeds"]
     rows = []
     for group in study.groups:
         for value in study.values:
@@ -173,15 +178,14 @@ def _targets(study: StudyResults) -> Iterator[str]:
         f"final accuracy of {study.reference}; in brackets how many times fewer than {study.reference} needed for the same."
     )
     yield ""
-    others = [axis for axis in study.axes if axis != study.compare]
     rows = []
     for group in study.groups:
         targets = group.targets()
         for value in study.values if targets else ():
-            if value in group.arms and group.arms[value].runs:
+            if value in group.arms and group.arms[value].runs and group.alike(value):
                 cells = [_reached(group, value, target) for target in targets]
                 rows.append([*group.labels.values(), value, *cells])
-    yield from _table([*others, study.compare, *(f"{100 * share:g} %" for share in TARGETS)], rows)
+    yield from _table([*study.others, study.compare, *(f"{100 * share:g} %" for share in TARGETS)], rows)
 
 
 def _reached(group: Group, value: str, target: float) -> str:
@@ -199,12 +203,11 @@ def _reached(group: Group, value: str, target: float) -> str:
     )
 
 
-def _one_axis(study: StudyResults, axis: str) -> Iterator[str]:
-    group = study.along(axis)
+def _one_axis(axis: str, values: Sequence[str], group: Group) -> Iterator[str]:
     yield f"## {axis.replace('_', ' ').replace('-', ' ').capitalize()}"
     yield ""
     rows = []
-    for value in study.axes[axis]:
+    for value in values:
         arm = group.arms.get(value)
         if arm is None:
             continue

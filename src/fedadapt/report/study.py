@@ -135,17 +135,23 @@ class Group:
         """The row in words."""
         return ", ".join(self.labels.values())
 
+    def alike(self, value: str) -> bool:
+        """Whether the accuracy of an arm is of the same models, on the same samples, as the reference's."""
+        arms = (self.arms.get(name) for name in (value, self.reference or ""))
+        return len({run.accuracy_of for arm in arms if arm for run in arm.runs.values()}) == 1
+
     def difference(self, value: str) -> Difference | None:
-        """An arm less the reference; None if they share no seed."""
+        """An arm less the reference; None if they share no seed, or their accuracy is not of the same."""
         arm, reference = self.arms.get(value), self.arms.get(self.reference or "")
-        if arm is None or reference is None:
+        if arm is None or reference is None or not self.alike(value):
             return None
         pairs = [
             (run.accuracy, reference.runs[seed].accuracy)
             for seed, run in arm.runs.items()
             if seed in reference.runs
         ]
-        points = tuple(100 * (a - b) for a, b in pairs if a is not None and b is not None)
+        # What is left of a float's last digits would be significant where every seed gives the same.
+        points = tuple(round(100 * (a - b), 9) for a, b in pairs if a is not None and b is not None)
         if not points or arm.moved is None or reference.moved is None:
             return None
         return Difference(points, paired_t(points), arm.moved.mean / reference.moved.mean)
@@ -227,27 +233,36 @@ class StudyResults:
         """The rows of the tables, in the order of the grid."""
         return self.grouped(self.grid, self.compare, self.reference)
 
+    def together(self, axis: str) -> set[str]:
+        """An axis and those that are zipped with it."""
+        return {axis}.union(*(group for group in self.document["zip"] if axis in group))
+
+    @property
+    def others(self) -> list[str]:
+        """The axes that rows of the tables differ in."""
+        return [axis for axis in self.axes if axis not in self.together(self.compare)]
+
     def grouped(self, places: Sequence[PlaceResult], compare: str, reference: str | None) -> list[Group]:
-        """Places by all their values but that of `compare` and the seed."""
+        """Places by all their values but that of `compare`, those that go with it, and the seed."""
         found: dict[tuple[tuple[str, str], ...], dict[str, list[PlaceResult]]] = {}
+        within = {*self.together(compare), SEED}
         for place in places:
-            others = tuple((k, v) for k, v in place.labels.items() if k not in {compare, SEED})
+            others = tuple((k, v) for k, v in place.labels.items() if k not in within)
             found.setdefault(others, {}).setdefault(place.labels[compare], []).append(place)
         return [
             Group(dict(others), {value: self._arm(value, arm) for value, arm in arms.items()}, reference)
             for others, arms in found.items()
         ]
 
-    def along(self, axis: str) -> Group:
-        """One axis of a study that varies one at a time: its values, against the first of them."""
-        first = {name: values[0] for name, values in self.axes.items()}
+    def along(self, axis: str) -> Group | None:
+        """One axis of a study that varies one at a time: its values, against the first of them; None without a place."""
+        together, first = self.together(axis), {name: values[0] for name, values in self.axes.items()}
         places = [
             place
             for place in self.grid
-            if all(place.labels[name] == value for name, value in first.items() if name != axis)
+            if all(place.labels[name] == value for name, value in first.items() if name not in together)
         ]
-        (group,) = self.grouped(places, axis, first[axis])
-        return group
+        return next(iter(self.grouped(places, axis, first[axis])), None)
 
     def _arm(self, value: str, places: Sequence[PlaceResult]) -> Arm:
         runs, reasons = {}, {}

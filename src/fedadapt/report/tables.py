@@ -9,7 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from fedadapt.report.gather import AccuracyOf, RunSummary, labels
+from fedadapt.report.gather import RunSummary, labels
+from fedadapt.runs.results import AccuracyOf
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 """Powers of 1024."""
@@ -17,6 +18,12 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 UNKNOWN = "–"
 """Written where a run has no such number."""
 
+
+NOT_GLOBAL = (
+    "Where clients keep tensors, accuracy is of their own models on their own held-out samples, in the mean; or, where "
+    "they hold none out, of the shared part alone, which is nobody's model."
+)
+"""Said where some accuracy is not of the global model."""
 
 STACKS = (
     ("run", "adapter", "algorithm"),
@@ -145,10 +152,7 @@ def compare_note(runs: Sequence[RunSummary]) -> str:
         "once for every client that was asked, as if none had it before."
     )
     if any(run.accuracy_of is not AccuracyOf.GLOBAL for run in runs):
-        note = (
-            "Where clients keep tensors, accuracy is of their own models on their own held-out samples, in the mean; "
-            f"or, where they hold none out, of the shared part alone, which is nobody's model. {note}"
-        )
+        note = f"{NOT_GLOBAL} {note}"
     if len(runs) == 1:
         return note
     name = labels(runs)[reference_run(runs)]

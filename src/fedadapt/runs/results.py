@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -55,6 +55,33 @@ class Status(StrEnum):
     """The machine was in the way: a missing file, a full disk, a killed process. It is tried again."""
 
 
+class AccuracyOf(StrEnum):
+    """What the accuracy of a run is of."""
+
+    GLOBAL = "global model"
+    OWN = "clients' own models"
+    PART = "shared part alone"
+
+    def metric(self, name: str) -> str:
+        """What a metric such as ``accuracy`` or ``loss`` is called where it is of these models."""
+        return f"client_{name}_mean" if self is AccuracyOf.OWN else name
+
+
+def accuracy_of(manifest: Mapping[str, Any], measured: Container[str]) -> AccuracyOf:
+    """What accuracy and loss of a run are of.
+
+    Where clients keep tensors, such as their norms, the shared ones make a model only with theirs. Then it is
+    their own models on their own held-out samples, or, if they hold none out, something that nobody has.
+
+    Args:
+        manifest: what the run is.
+        measured: the names of its metrics.
+    """
+    if not any(row.get("travels") == "kept" for row in manifest.get("plan") or ()):
+        return AccuracyOf.GLOBAL
+    return AccuracyOf.OWN if AccuracyOf.OWN.metric("accuracy") in measured else AccuracyOf.PART
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """What a run wrote down, without its tensors.
@@ -73,8 +100,11 @@ class RunRecord:
 
     @property
     def accuracy(self) -> float | None:
-        """Accuracy in the last round that measured it."""
-        measured = [r.metrics["accuracy"] for r in self.rounds if "accuracy" in r.metrics]
+        """Accuracy of what `accuracy_of` says, in the last round that measured it."""
+        metric = accuracy_of(self.manifest, {name for r in self.rounds for name in r.metrics}).metric(
+            "accuracy"
+        )
+        measured = [r.metrics[metric] for r in self.rounds if metric in r.metrics]
         return measured[-1] if measured else None
 
     def num_bytes(self, way: Direction) -> int:
@@ -145,7 +175,7 @@ class CellResult:
         config: its configuration, as JSON values.
         reason: why it is not DONE.
         record: what its run wrote down, as far as it came; None if it did not begin.
-        accuracy: in the last round that measured it.
+        accuracy: in the last round that measured it; that of the record where there is one.
     """
 
     digest: str
@@ -261,20 +291,16 @@ class Results:
         rows = self._rows(
             "SELECT digest, status, config, reason, record, accuracy FROM cells ORDER BY digest"
         )
+        found = {}
         try:
-            return {
-                digest: CellResult(
-                    digest,
-                    Status(status),
-                    json.loads(config),
-                    reason,
-                    None if record is None else RunRecord.from_bytes(record),
-                    accuracy,
-                )
-                for digest, status, config, reason, record, accuracy in rows
-            }
+            for digest, status, config, reason, packed, accuracy in rows:
+                record = None if packed is None else RunRecord.from_bytes(packed)
+                # What earlier versions wrote was always the global model's.
+                told = accuracy if record is None else record.accuracy
+                found[digest] = CellResult(digest, Status(status), json.loads(config), reason, record, told)
         except ValueError as error:
             raise RunError(f"results {self.file} are damaged: {error}; restore a copy") from error
+        return found
 
     def places(self) -> list[PlaceResult]:
         """Where cells stand, searches first, the grid in its order."""

@@ -53,16 +53,25 @@ class TrainConfig(BaseModel):
         Raises:
             ConfigError: there is no such device.
         """
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ConfigError(f"train.device is {self.device!r}; use auto, cpu, cuda or cuda:N") from error
-        if device.type not in ("cpu", "cuda"):
-            raise ConfigError(f"train.device is {self.device!r}; use auto, cpu, cuda or cuda:N")
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(
-                f"train.device is {self.device!r}, but {torch.cuda.device_count()} GPUs are usable here; use auto or cpu"
-            )
-        return device
+        return resolve_device(self.device, "train.device")
+
+
+def resolve_device(name: str, key: str) -> torch.device:
+    """The device of that name, with ``auto`` a GPU if there is one; `key` is what it is called in an error.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"{key} is {name!r}; use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"{key} is {name!r}; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"{key} is {name!r}, but {torch.cuda.device_count()} GPUs are usable here; use auto or cpu"
+        )
+    return device

@@ -64,7 +64,7 @@ def conduct(
         jobs: cells side by side; None takes as many as there are cores, and as memory allows.
         wanted: the places to do; None does all.
         known: results from elsewhere that a search may rest on; cells of the grid are run all the same.
-        overwrite: do cells of the grid again that have a result.
+        overwrite: do cells of the grid again that have a result, and what a search has begun from its start.
         spectator: told of progress.
 
     Returns:
@@ -82,7 +82,9 @@ def conduct(
         _describe(study, results, known)
         found = _current(results)
         if overwrite:
-            for cell in make_plan(study, chosen, {**known, **found}).cells.values():
+            plan = make_plan(study, chosen, {**known, **found})
+            begun = (cell for cell in plan.searches if cell.digest not in {**known, **found})
+            for cell in (*plan.cells.values(), *begun):
                 results.forget(cell.digest)
                 found.pop(cell.digest, None)
                 shutil.rmtree(folder / CELLS / cell.digest, ignore_errors=True)
@@ -218,8 +220,7 @@ class _Conduct:
     def _left(self, chosen: list[Place]) -> tuple[list[Cell], tuple[Cell, ...]]:
         """What can be run now, and what waits for a search."""
         plan = make_plan(self.study, chosen, {**self.known, **self.found})
-        needed = [cell for cell in plan.needed(self.found) if cell.number or cell.digest not in self.known]
-        return needed, plan.waiting
+        return plan.needed(self.found, self.known), plan.waiting
 
     def _ended(self, event: Ended) -> None:
         cell = event.cell

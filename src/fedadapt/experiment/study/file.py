@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -95,7 +96,7 @@ class Study:
         Raises:
             ConfigError: together they are not a run.
         """
-        document = _copied(self.recipe)
+        document = deepcopy(self.recipe)
         for axis, values in self.config.axes.items():
             if axis in labels:
                 overlay(document, values[labels[axis]], RunConfig)
@@ -165,7 +166,19 @@ def _check(config: StudyConfig) -> None:
     for where, patterns in (("include", config.include), ("exclude", config.exclude), ("search.at", at)):
         for pattern in patterns:
             check_pattern(where, pattern, config)
-    compared = config.axes[report.compare or next(iter(config.axes))]
+    _check_report(config)
+
+
+def _check_report(config: StudyConfig) -> None:
+    """Refuses values that are not of the axis that is compared, and to draw along that one."""
+    report = config.report
+    compare = report.compare or next(iter(config.axes))
+    for axis in report.along:
+        if axis == compare or any({axis, compare} <= {*group} for group in config.zip):
+            raise ConfigError(
+                f"report.along names {axis!r}, whose values are compared; leave it out, or set report.compare to another axis"
+            )
+    compared = config.axes[compare]
     if report.reference is not None:
         _known("report.reference", report.reference, compared)
     for value in report.claim:
@@ -199,10 +212,3 @@ def _known(where: str, name: str, known: Iterable[str]) -> None:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
         raise ConfigError(f"{where} names {name!r}, which is not there{hint} known: {', '.join(names)}")
-
-
-def _copied(value: Any) -> Any:
-    """A document of its own, for settings to be put into."""
-    if isinstance(value, Mapping):
-        return {key: _copied(inner) for key, inner in value.items()}
-    return value

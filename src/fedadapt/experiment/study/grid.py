@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -81,9 +81,10 @@ class Plan:
     searches: tuple[Cell, ...]
     waiting: tuple[Cell, ...]
 
-    def needed(self, results: Mapping[str, CellResult]) -> list[Cell]:
-        """The cells without a result, searches first, each once."""
-        both = {cell.digest: cell for cell in (*self.cells.values(), *self.searches)}
+    def needed(self, results: Mapping[str, CellResult], known: Container[str] = ()) -> list[Cell]:
+        """The cells without a result, searches first, each once; not searches that are `known` from elsewhere."""
+        searches = (cell for cell in self.searches if cell.digest not in known)
+        both = {cell.digest: cell for cell in (*self.cells.values(), *searches)}
         missing = [cell for digest, cell in both.items() if digest not in results]
         return sorted(missing, key=lambda cell: (cell.stage is Stage.GRID, cell.number))
 
@@ -164,7 +165,7 @@ def make_plan(study: Study, wanted: list[Place], results: Mapping[str, CellResul
 
 
 def check(study: Study, wanted: list[Place]) -> None:
-    """Refuses a study of which a cell names what is not there, before any of it runs.
+    """Refuses a study of which a cell names what is not there, or that searches on test data, before any of it runs.
 
     Raises:
         ConfigError: in one line.
@@ -191,6 +192,12 @@ def check(study: Study, wanted: list[Place]) -> None:
             except ConfigError as error:
                 raise ConfigError(f"study {study.path}, cell {cell.title}: {error}") from None
         find("source", data.source.name)
+    for cell in make_plan(study, wanted, {}).searches:
+        if not cell.config.data.validation_fraction:
+            raise ConfigError(
+                f"study {study.path}: the search measures on the test set, and what it picks would be picked by that; "
+                "set data.validation_fraction in the settings of [search], for instance to 0.1"
+            )
 
 
 def _all(study: Study, wanted: list[Place]) -> Iterator[Cell]:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
@@ -26,7 +26,7 @@ from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.experiment.run import Watcher, resume, run
 from fedadapt.experiment.study.grid import Cell, digest
 from fedadapt.experiment.study.machine import Need, Room
-from fedadapt.runs.records import Outcome, RoundRecord, absences
+from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord, absences
 from fedadapt.runs.results import Status
 from fedadapt.runs.store import FILE, RunStore
 
@@ -209,8 +209,10 @@ def run_cell(config: RunConfig, folder: Path, watcher: Watcher) -> tuple[str, st
         if (path / FILE).exists():
             with RunStore.read(path) as store:
                 began = store.manifest["config"]
+                first = store.clients(1)
             if digest(make_config(began)) != config.name:
                 raise RunError(f"run {path} was begun when other settings were the default; add --overwrite")
+            _spare(first)
             resume(path, watcher=_Sparing(watcher))
         else:
             run(config, folder, watcher=_Sparing(watcher))
@@ -239,9 +241,14 @@ class _Sparing(Watcher):
 
     def committed(self, record: RoundRecord) -> None:
         self._watcher.committed(record)
-        own_fault = all(client.outcome in (Outcome.FAILED, Outcome.REFUSED) for client in record.clients)
-        if record.round == 1 and record.clients and own_fault:
-            raise RoundFailed(f"no client could do its work in the first round: {absences(record.clients)}")
+        if record.round == 1:
+            _spare(record.clients)
+
+
+def _spare(first: Sequence[ClientRecord]) -> None:
+    """Ends a run that all clients failed in, in its first round, now or when it was last gone on with."""
+    if first and all(client.outcome in (Outcome.FAILED, Outcome.REFUSED) for client in first):
+        raise RoundFailed(f"no client could do its work in the first round: {absences(first)}")
 
 
 class _Teller(Watcher):
