@@ -62,8 +62,10 @@ def made(tmp_path):
         for rate, accuracy in (("0.1", 0.3), ("0.3", 0.4)):
             results.keep(CellResult(f"s{rate}", Status.DONE, {}, accuracy=accuracy))
             standing.append(PlaceResult("search", 0, {"trainable": "full", "train.lr": rate}, f"s{rate}"))
-            # The other set's rates wait for their turn.
+            # One of the second set's rates, and both of the third's, wait for their turn.
             standing.append(PlaceResult("search", 0, {"trainable": "small", "train.lr": rate}, f"t{rate}"))
+            standing.append(PlaceResult("search", 0, {"trainable": "wild", "train.lr": rate}, f"w{rate}"))
+        results.keep(CellResult("t0.1", Status.DONE, {}, accuracy=0.35))
         given = ["data.source.path=data/my images.npz"]
         results.describe(document(search=search) | {"given": given}, standing)
     return tmp_path / "made" / "results.sqlite"
@@ -139,7 +141,9 @@ def test_the_page_says_what_the_cells_say(made, tmp_path):
     assert "| iid | wild | failed | – | – | – | – | 0 |" in page
     assert "- grid trainable=wild skew=iid seed=0: training diverged" in page
     assert "| full | 30.00 | 40.00 | 0.3 → |" in page
-    assert "| small | – | – |" not in page
+    assert "| small | 35.00 | – | – |" in page
+    assert "| wild | – | – |" not in page
+    assert "12 of 18 cells of `made.toml` that are in the grid so far, 3 of 3 seeds" in page
     assert "Run on a chip, torch 2." in page
 
 

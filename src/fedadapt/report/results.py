@@ -45,9 +45,10 @@ def _page(study: StudyResults, drawn: Sequence[Plate], folder: Path) -> Iterator
     done = sum(place.digest in study.summaries for place in study.grid)
     yield f"# {study.title}"
     yield ""
+    seeds = {place.labels[SEED] for place in study.grid if place.digest in study.summaries}
     yield (
         f"{done} of {len(study.grid)} cells of `{name}.toml` that are in the grid so far, "
-        f"{len(study.document['seeds'])} seeds{_with(study)}. {_origin(study)} "
+        f"{len(seeds)} of {len(study.document['seeds'])} seeds{_with(study)}. {_origin(study)} "
         f"Written by `fedadapt results`; every cell is in [{CELLS}]({CELLS}), and whole in [{RESULTS}]({RESULTS})."
     )
     yield ""
@@ -235,10 +236,13 @@ def _search(study: StudyResults) -> Iterator[str]:
         return
     key, per = search["key"], search["per"]
     tried: dict[tuple[str, ...], dict[str, float]] = {}
+    unfinished: set[tuple[str, ...]] = set()
     for place in study.places:
         if place.stage == "search":
-            scores = tried.setdefault(tuple(place.labels[axis] for axis in per), {})
-            cell = study.cells.get(place.digest)
+            group = tuple(place.labels[axis] for axis in per)
+            scores, cell = tried.setdefault(group, {}), study.cells.get(place.digest)
+            if cell is None:
+                unfinished.add(group)
             if cell is not None and cell.status is Status.DONE and cell.accuracy is not None:
                 scores[place.labels[key]] = cell.accuracy
     if not any(tried.values()):
@@ -255,7 +259,7 @@ def _search(study: StudyResults) -> Iterator[str]:
         best = max(range(len(order)), key=lambda index: scores.get(order[index], -1.0))
         edge = "" if len(order) == 1 else " ←" if best == 0 else " →" if best == len(order) - 1 else ""
         cells = [f"{100 * scores[value]:.2f}" if value in scores else UNKNOWN for value in order]
-        rows.append([*group, *cells, order[best] + edge])
+        rows.append([*group, *cells, UNKNOWN if group in unfinished else order[best] + edge])
     yield from _table([*per, *order, "picked"], rows)
 
 
