@@ -67,7 +67,9 @@ def test_images_of_another_shape_are_refused(part):
     """What is measured on has the shape of what is trained on."""
     other = Split(torch.zeros(3, 1, 2, 4, dtype=torch.uint8), torch.zeros(3).long())
     splits = {"train": _split(), "test": _split(), part: other}
-    with pytest.raises(DataError, match=f"^data set 'x' has {part} images of 1x2x4, but train images of 1x2x2"):
+    with pytest.raises(
+        DataError, match=f"^data set 'x' has {part} images of 1x2x4, but train images of 1x2x2"
+    ):
         Dataset("x", class_names=("a",), **splits)
 
 

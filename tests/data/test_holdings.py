@@ -66,7 +66,9 @@ def test_nothing_held_out_leaves_all():
 def test_clients_that_may_overlap_hold_nothing_out():
     """What one would measure itself on, others train on; the message says what to use."""
     held = Holdings.drawn(4, lambda client: torch.arange(10), lambda client: 10, 10, "a rule")
-    with pytest.raises(ConfigError, match=r"local_test_fraction is 0.3, but clients .* overlap .* the test set"):
+    with pytest.raises(
+        ConfigError, match=r"local_test_fraction is 0.3, but clients .* overlap .* the test set"
+    ):
         held.divide(LABELS, 0.3, Seeds(0))
     assert held.divide(LABELS, 0.0, Seeds(0))[0] is held
 

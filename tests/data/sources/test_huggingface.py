@@ -191,7 +191,10 @@ def test_origins_that_are_missing_or_no_single_value_are_refused(load, tmp_path,
     """Every image has one camera and one writer, of a kind that can be told apart."""
     gaps = _columns(tmp_path / "gaps", Value("string"), camera=["front", None])
     _refused(
-        load, "^data set '.*' has an image without 'camera'; every image needs one", gaps, **{option: "camera"}
+        load,
+        "^data set '.*' has an image without 'camera'; every image needs one",
+        gaps,
+        **{option: "camera"},
     )
     several = _columns(tmp_path / "several", {"name": Value("string")}, camera=[{"name": "a"}, {"name": "b"}])
     said = "^column 'camera' of data set '.*' holds {.*}; it must hold one text or number an image$"
