@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -33,6 +34,26 @@ def test_content_and_then_name_are_brought_to_the_disk(tmp_path, monkeypatch, wr
     write(path)
     assert synced == [("content", True), ("name", False)]
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_synced_is_taken_at_its_word(tmp_path, monkeypatch):
+    """As on some network file systems; any other trouble is told."""
+    sync = os.fsync
+
+    def refuse(number):
+        def refusing(descriptor):
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(number, os.strerror(number))
+            sync(descriptor)
+
+        return refusing
+
+    monkeypatch.setattr(os, "fsync", refuse(errno.EINVAL))
+    write_whole(tmp_path / "file", b"new")
+    monkeypatch.setattr(os, "fsync", refuse(errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        write_whole(tmp_path / "file", b"newer")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("file", b"newer")]
 
 
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path, monkeypatch):

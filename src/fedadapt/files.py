@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,8 @@ def write_whole(path: Path, data: bytes) -> None:
     When it returns the new one is on the disk, name and all.
 
     Raises:
-        OSError: it cannot be written; the old file, if any, is untouched and nothing is left beside it.
+        OSError: it cannot be written; nothing is left beside it, and the old file, if any, is untouched. Only where the
+            folder cannot be brought to the disk is the new one there already, for a power cut to take.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -23,17 +25,23 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        keep_names(path.parent)
     except OSError:
         with suppress(OSError):
             part.unlink()
         raise
+    keep_names(path.parent)
 
 
 def keep_names(folder: Path) -> None:
-    """Brings the names in a folder to the disk: a file that was renamed keeps its new name through a power cut."""
+    """Brings the names in a folder to the disk: a file that was renamed keeps its new name through a power cut.
+
+    Some network file systems cannot do it for a folder, and are taken at their word.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)

@@ -168,6 +168,17 @@ def test_other_variants_are_refused(changes, said, tmp_path):
         load_peft(model, tmp_path)
 
 
+@pytest.mark.parametrize("adapter", ["lora", "seeded"])
+def test_a_folder_in_another_type_is_read(adapter, tmp_path):
+    """What the model has anyway, such as frozen statistics or a first matrix that follows from the seed, is compared as stored."""
+    model = model_of(adapter, rank=2)
+    save_peft(model, jiggle(model.start), tmp_path)
+    whole = load_peft(model, tmp_path)
+    save_file({k: t.bfloat16() for k, t in load_file(tmp_path / TENSORS).items()}, tmp_path / TENSORS)
+    for name, tensor in load_peft(model, tmp_path).items():
+        torch.testing.assert_close(tensor, whole[name], rtol=1e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["conv1.lora_B.weight", "fc.bias"])
 def test_values_that_are_no_numbers_are_refused(name, tmp_path):
     """Of a pair, and of what PEFT saves whole; other types are taken in ours."""

@@ -112,7 +112,7 @@ def test_mixtures_need_frozen_norms(norms):
     refuse("use norms 'frozen'", "apfl", norms=norms)
 
 
-@pytest.mark.parametrize("name", ["qfedavg", "fednova"])
+@pytest.mark.parametrize("name", ["qfedavg", "fednova", "fedbuff"])
 def test_rescaled_updates_need_fixed_statistics(name):
     """A rescaled running variance is that of no batch."""
     refuse("use norms 'frozen' or 'local'", name, norms="averaged")

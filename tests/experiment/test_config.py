@@ -183,6 +183,21 @@ norm_affine = "float16"
     assert (wire.delta, wire.error_feedback) == (True, True)
 
 
+def test_running_statistics_travel_as_they_are(recipe):
+    """Unless they are given a codec by name; and in downloads that have a codec of their own whatever uploads have."""
+    for settings, up, down in (
+        (("codec=int8",), "float32", "float32"),
+        (("codec=int8", "codec.groups.norm_statistics=int8"), "int8", "int8"),
+        (("codec=int8", "codec.groups.norm_statistics=int8", "codec.download=float32"), "int8", "float32"),
+    ):
+        wire = build(load_config(recipe, ("norms=averaged", *settings))).wire
+        found = [
+            wire.codec_of(kind, Group.NORM_STATISTICS).name.split("(")[0]
+            for kind in (Kind.UPLOAD, Kind.DOWNLOAD)
+        ]
+        assert found == [up, down]
+
+
 def test_lossless_downloads_are_whole_unless_asked(recipe):
     """Steps are for lossy downloads; `codec.delta` says otherwise either way. One name may have options beside it."""
     for settings, delta in (

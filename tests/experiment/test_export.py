@@ -171,14 +171,14 @@ def test_without_its_packages_onnx_is_refused(trained, tmp_path, monkeypatch):
         inspect(tmp_path / "network.onnx")
 
 
-@pytest.mark.parametrize("at", [b"PK\x01\x02", b"{}{}"])
+@pytest.mark.parametrize("at", [b"PK\x01\x02", b"{}{}", "ä".encode()])
 def test_a_damaged_program_is_refused_in_one_line(tmp_path, at):
-    """Whether its directory is damaged or what it holds."""
+    """Whether its directory is damaged, or a name in it, or what it holds."""
     path = tmp_path / "network.pt2"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a/models/x", "hello" * 100)
+        archive.writestr("a/models/ä", "hello" * 100)
         archive.writestr(f"a/extra/{METADATA}", "{}" * 50)
-    path.write_bytes(path.read_bytes().replace(at, b"XXXX"))
+    path.write_bytes(path.read_bytes().replace(at, b"\xff" * len(at)))
     with pytest.raises(AttachError, match="a damaged one") as error:
         inspect(path)
     assert "\n" not in str(error.value)

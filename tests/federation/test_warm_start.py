@@ -12,7 +12,7 @@ from fedadapt.adapters import attach
 from fedadapt.adapters.class_means import class_moments, head_from_moments
 from fedadapt.data.augment import normalise
 from fedadapt.engines.local import LocalEngine
-from fedadapt.errors import ConfigError
+from fedadapt.errors import ClientError, ConfigError
 from fedadapt.federation.frame import Frame, Kind
 from fedadapt.federation.messages import Reply
 from fedadapt.federation.round import play
@@ -99,6 +99,7 @@ def says(party, client, **changed):
         (lambda party, reply: says(party, reply.client, counts=0.5), Outcome.REFUSED, "not counts"),
         (lambda party, reply: says(party, reply.client), Outcome.REFUSED, "not counts"),
         (lambda party, reply: says(party, reply.client, counts=1.0, square=-1.0), Outcome.REFUSED, "no sums"),
+        (lambda party, reply: says(party, reply.client, counts=1.0, sums=1e6), Outcome.REFUSED, "no sums"),
         (lambda party, reply: replace(reply, frame=reply.frame + b"x"), Outcome.REFUSED, "longer than"),
         (lambda party, reply: replace(reply, frame=reply.frame[:-1]), Outcome.REFUSED, "claims"),
         (lambda party, reply: replace(reply, round=1), Outcome.ABSENT, "no reply"),
@@ -114,6 +115,16 @@ def test_a_reply_is_checked_and_the_others_count(damage, outcome, said):
     assert (record.outcome, said in record.reason) == (outcome, True), record.reason
     without, _, _ = exchange(party, lambda all_: [r for r in all_ if r.client != ill])
     assert torch.equal(played.state["model"]["fc.weight"], without.state["model"]["fc.weight"])
+
+
+def test_who_outweighs_the_others_is_named():
+    """Moments that are possible by themselves, but for what rounding may do, and beside which what the others say is nothing."""
+    party = party_of()
+    loud = {"counts": 2.0**50, "sums": 1e3 * 2.0**50, "square": (1 - 5e-6) * CLASSES * 8 * 1e6 * 2.0**50}
+    with pytest.raises(
+        ClientError, match=r"vary within classes.*largest features are those of client 7, 2.83e\+03 long"
+    ):
+        exchange(party, lambda all_: [says(party, 7, **loud) if r.client == 7 else r for r in all_])
 
 
 def test_a_damaged_request_is_answered_with_the_reason():

@@ -71,6 +71,15 @@ def made(tmp_path):
     return tmp_path / "made" / "results.sqlite"
 
 
+def test_a_search_that_the_machine_spoilt_has_no_pick(made):
+    """Another rate may win when the broken run is done again."""
+    with Results.write(made.parent) as results:
+        results.keep(CellResult("s0.1", Status.BROKEN, {}, "the disk is full"))
+    out = made.parent / "out"
+    write_results(made, out)
+    assert "| full | – | 40.00 | – |" in (out / "README.md").read_text(encoding="utf-8")
+
+
 def test_differences_are_by_seed(made):
     """Differences of -1, 0 and 1 points have mean 0 and deviation 1; t = 0 then, so p = 1; a tenth of the bytes moved.
 

@@ -90,7 +90,7 @@ def load_peft(model: AdaptedModel, folder: Path) -> Params:
         if halves[0] is None or halves[1] is None:
             raise AttachError(f"{folder} has no LoRA at {site.name!r}; attach the adapter to its sites alone")
         factor = _scaling(config, site.name, folder) / placement.scaling
-        _take_pair(exact, params, site, halves[0].float(), factor * halves[1].float(), folder)
+        _take_pair(exact, params, site, halves[0], factor * halves[1].float(), folder)
     for name, own in params.items():
         saved = tensors.pop(f"{_PREFIX}{name}", own)
         params[name] = saved.to(own.dtype)
@@ -116,14 +116,14 @@ def _take_pair(
             f"{folder} has matrices of {tuple(down.shape)} and {tuple(up.shape)} at {site.name!r}, adapter {adapter!r} here "
             f"of {wanted[0]} and {wanted[1]}; attach it with the file's rank"
         )
-    first = _from_lora(site, down, branch["down"])
-    if not torch.equal(_to_lora(site, first, branch["up"])[0], down):
+    first = _from_lora(site, down.float(), branch["down"])
+    if not torch.equal(_to_lora(site, first, branch["up"])[0], down.float()):
         raise AttachError(
             f"the LoRA of {folder} at {site.name!r} uses more of its kernel than adapter {adapter!r} has; attach 'lora'"
         )
     if f"{site.name}.adapter.down" in params:
         params[f"{site.name}.adapter.down"] = first
-    elif not torch.equal(first, branch["down"]):
+    elif not torch.equal(first, branch["down"].to(down.dtype).float()):
         raise AttachError(
             f"the LoRA of {folder} at {site.name!r} has another first matrix than the one that follows from the seed of "
             f"adapter {adapter!r}; attach 'low_rank'"
@@ -290,7 +290,7 @@ def _refuse_rest(model: AdaptedModel, folder: Path, tensors: dict[str, Tensor]) 
     state = model.backbone.module.state_dict()
     for name, tensor in tensors.items():
         own = state.get(name.removeprefix(_PREFIX))
-        if own is None or own.shape != tensor.shape or not torch.equal(own.cpu(), tensor):
+        if own is None or own.shape != tensor.shape or not torch.equal(own.cpu().to(tensor.dtype), tensor):
             raise AttachError(
                 f"{folder} has {name.removeprefix(_PREFIX)!r}, which adapter {model.adapter.name!r} here does not train; "
                 "attach it to the file's sites, and train what the file has"

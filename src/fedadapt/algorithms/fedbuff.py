@@ -17,6 +17,7 @@ from fedadapt.algorithms.algorithm import (
     add_delta,
     equally,
 )
+from fedadapt.algorithms.path import needs_fixed_statistics
 from fedadapt.params import Params, Streams, scale
 from fedadapt.registry import register
 
@@ -72,7 +73,7 @@ def fedbuff(
             optimise=add_delta if lr == 1 else optimise,
             buffer=buffer,
         ),
-        checks=(fills,),
+        checks=(fills, needs_fixed_statistics),
     )
 
 

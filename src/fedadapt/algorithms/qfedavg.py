@@ -18,14 +18,14 @@ _SMALLEST_LOSS = 1e-10
 
 
 @register("algorithm", "qfedavg")
-def qfedavg(q: Annotated[float, Field(ge=0)] = 0.2) -> Algorithm:
+def qfedavg(q: Annotated[float, Field(ge=0, le=10)] = 0.2) -> Algorithm:
     """q-FedAvg: clients on whose samples the model does badly weigh more, so that accuracy is more even.
 
     ``w <- w + sum_k F_k^q L delta_k / sum_k (q F_k^(q - 1) |L delta_k|^2 + L F_k^q)``, where F_k is the loss of the
     model on client k's samples before it trains, and L one over the local rate.
 
     Args:
-        q: how much fairness counts; 0 is the equal mean.
+        q: how much fairness counts; 0 is the equal mean, and the source tries up to 5.
 
     Example:
         >>> from fedadapt.algorithms import Update

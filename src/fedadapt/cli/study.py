@@ -37,7 +37,7 @@ def command(
     from fedadapt.experiment.study import conduct, load_study
     from fedadapt.experiment.study.compare import compare
     from fedadapt.experiment.study.conduct import choose, foresee, share_out
-    from fedadapt.runs.results import Results
+    from fedadapt.runs.results import Results, Status
 
     console = make_console()
     loaded = load_study(study, settings)
@@ -45,7 +45,7 @@ def command(
     known = {}
     if check is not None:
         with Results.read(check) as results:
-            known = results.cells()
+            known = {key: one for key, one in results.cells().items() if one.status is not Status.BROKEN}
     if dry_run:
         plan, found = foresee(loaded, runs, wanted, known)
         for part in foretold(loaded, plan, found, known, share_out(jobs, len(wanted))):

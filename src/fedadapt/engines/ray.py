@@ -29,7 +29,7 @@ from fedadapt.params import from_bytes, to_bytes
 from fedadapt.registry import register
 
 MAX_DEATHS = 3
-"""How often one chunk may be given out again, and one place be filled again, before the run ends."""
+"""How many actors may die over one chunk, or in one place before they say a word, before the run ends or the place does."""
 
 PATIENCE_S = 300.0
 """How long nobody at all may be ready."""
@@ -79,7 +79,7 @@ class _Seat:
         task: what it does; None if it is free.
         chunk: what for; None while it begins.
         where: known once it is ready.
-        deaths: of actors that were not ready yet, in a row.
+        deaths: of actors in a row that were not ready yet, or had said nothing in the exchange in which they died.
         heard: whether its actor has said something in this exchange, and so was alive when it was given its chunk.
     """
 

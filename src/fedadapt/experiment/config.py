@@ -27,7 +27,9 @@ class CodecConfig(Choice):
 
     name: str = "float32"
     groups: dict[Group, str] = Field(default={}, description="other codecs for groups of tensors")
-    download: str | None = Field(default=None, description="another codec for all of a download")
+    download: str | None = Field(
+        default=None, description="another codec for downloads, but for running statistics"
+    )
     delta: bool | None = Field(
         default=None, description="download what changed since the version a client holds; none: if lossy"
     )

@@ -35,7 +35,7 @@ def inspect(path: Path) -> dict[str, Any]:
     if zipfile.is_zipfile(path):
         try:
             return {"kind": "torch program", **_program(path)}
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
             raise AttachError(
                 f"{path} is an archive, but a damaged one ({type(error).__name__}: {error}); write or copy it again"
             ) from error

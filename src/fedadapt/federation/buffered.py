@@ -18,7 +18,7 @@ from fedadapt.federation.drift import measure_drift
 from fedadapt.federation.frame import Kind, unpack
 from fedadapt.federation.messages import EVERYONE, Reply, Request, Wire
 from fedadapt.federation.population import Population
-from fedadapt.federation.round import Played, accept, downloaded, first_answers, step
+from fedadapt.federation.round import Played, accept, downloaded, first_answers, step, try_to_send
 from fedadapt.params import Params, Streams
 from fedadapt.runs.records import ClientRecord, Direction, LedgerEntry, Outcome
 
@@ -123,7 +123,9 @@ def play_buffered(
     updates.sort(key=lambda update: update.client)
     records.sort(key=lambda record: record.client)
     kept = {stream: params for stream, params in state.items() if stream not in (CLOCK, FLIGHT)}
-    new, updates, records = step(algorithm, kept, updates, records)
+    new, updates, records = step(
+        algorithm, kept, updates, records, lambda new: try_to_send(algorithm, wire, new, round + 1, None)
+    )
     drift = measure_drift(updates, algorithm.moving)
     return Played(new | _land(now, working), tuple(records), tuple(ledger), drift)
 

@@ -34,7 +34,7 @@ class Request:
         client: who is asked.
         frame: a download; the same object for all clients that get the same bytes.
         effort: the share of its local steps that a simulated client takes; it is not sent.
-        whole: makes the frame for a client that has lost what `frame` starts from; None if that starts from nothing.
+        whole: makes the frame for a client that has lost what `frame` starts from; None where downloads are no steps.
     """
 
     round: int
@@ -97,7 +97,7 @@ class Wire:
         max_bytes: longer frames are refused; None for twice the bytes that the plan needs as fp32.
         seeds: of the run; whoever reads a frame draws as whoever wrote it.
         groups: how sections of a group are packed.
-        download: how all sections of downloads are packed; None for as uploads.
+        download: how sections of downloads are packed, but for running statistics; None for as uploads.
         delta: whether downloads are steps from the version that a client holds.
         error_feedback: whether clients keep what packing an upload lost, and add it to the next.
         norm_bound: an upload whose values have a greater Euclidean norm is refused; None for no bound.
@@ -117,11 +117,12 @@ class Wire:
     def codec_of(self, kind: Kind, group: Group) -> Codec:
         """How a section is packed.
 
-        Running statistics are sent as they are, unless `groups` says otherwise: what rounding does to a difference
-        could drive a variance below zero.
+        Running statistics are sent as they are, unless `groups` says otherwise and `download` does not: what rounding
+        does to a difference could drive a variance below zero.
         """
         if group is Group.NORM_STATISTICS:
-            return self.groups.get(group, _EXACT)
+            apart = kind is Kind.DOWNLOAD and self.download is not None
+            return _EXACT if apart else self.groups.get(group, _EXACT)
         if kind is Kind.DOWNLOAD and self.download is not None:
             return self.download
         return self.groups.get(group, self.codec)
@@ -129,8 +130,11 @@ class Wire:
     @property
     def lossy(self) -> bool:
         """Whether packing an upload loses something for good."""
-        codecs = (self.codec_of(Kind.UPLOAD, group) for group in self.plan.groups())
-        return not self.error_feedback and not all(codec.law.exact for codec in codecs)
+        return not self.error_feedback and not self.exact(Kind.UPLOAD)
+
+    def exact(self, kind: Kind) -> bool:
+        """Whether packing a message of this kind loses nothing."""
+        return all(self.codec_of(kind, group).law.exact for group in self.plan.groups())
 
     @cached_property
     def identity(self) -> Identity:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
@@ -61,9 +60,10 @@ def play(
     tallies = {id(frame): _tally(wire, frame) for frame in frames.values()}
     sent = {client: tallies[id(frames[client])] for client in cohort}
     whole = None if track is None else cache(partial(track.frame, wire, versions.WHOLE))
+    tally_whole = cache(lambda: _tally(wire, whole()) if whole else {})
     replies = yield [Request(round, client, frames[client], whole=whole) for client in cohort]
     answers, strays = first_answers(replies, round, cohort)
-    ledger = downloaded(round, sent, answers, lambda: _tally(wire, whole() if whole else b"")) + strays
+    ledger = downloaded(round, sent, answers, tally_whole) + strays
     updates, records = list[Update](), list[ClientRecord]()
     for client in sorted(cohort):
         update, record, received = accept(answers.get(client), algorithm, wire, round, client)
@@ -72,7 +72,9 @@ def play(
         if update is not None:
             updates.append(update)
     own = state if track is None else versions.without_track(state)
-    new, updates, records = step(algorithm, own, updates, records)
+    new, updates, records = step(
+        algorithm, own, updates, records, lambda new: try_to_send(algorithm, wire, new, round + 1, track)
+    )
     if track is not None:
         new = new | track.after(records).to_streams()
     return Played(new, tuple(records), tuple(ledger), measure_drift(updates, algorithm.moving))
@@ -89,6 +91,23 @@ def _downloads(
     bases = {client: track.base(client) for client in cohort}
     frames = {base: track.frame(wire, base) for base in set(bases.values())}
     return {client: frames[base] for client, base in bases.items()}, track
+
+
+def try_to_send(
+    algorithm: Algorithm, wire: Wire, state: Streams, round: int, track: versions.Track | None
+) -> None:
+    """Packs the download of a round, if packing may fail.
+
+    Raises:
+        FrameError: its codec cannot carry the values, or what clients would hold is infinite.
+    """
+    if wire.exact(Kind.DOWNLOAD):
+        return
+    streams = {name: state[name] for name in algorithm.downloads}
+    if track is None:
+        wire.write(Kind.DOWNLOAD, round, EVERYONE, streams, ())
+    elif not all(map(is_finite, track.advance(wire, round, streams).newest.streams.values())):
+        raise FrameError("a version has infinite or NaN values")
 
 
 def first_answers(
@@ -140,23 +159,41 @@ def _tally(wire: Wire, frame: bytes) -> dict[str, int]:
 
 
 def step(
-    algorithm: Algorithm, state: Streams, updates: list[Update], records: list[ClientRecord]
+    algorithm: Algorithm,
+    state: Streams,
+    updates: list[Update],
+    records: list[ClientRecord],
+    try_to_send: Callable[[Streams], None],
 ) -> tuple[Streams, list[Update], list[ClientRecord]]:
     """The state after a round's updates, those that count, and the records.
 
-    All count; or none, and the records say why, if they are fewer than the technique needs or what comes of them is
-    infinite or NaN. No single update may be at fault: many large ones have an infinite sum.
+    All count; or none, and the records say why, if they are fewer than the technique needs, or what comes of them is
+    infinite or NaN or larger than downloads can carry: such a state would end the run. No single update may be at
+    fault: many large ones have an infinite sum.
+
+    Args:
+        algorithm: the technique.
+        state: the server's before.
+        updates: sound ones.
+        records: of all who were asked.
+        try_to_send: raises `FrameError` for a state that cannot be sent.
     """
     if not updates:
         return state, updates, records
     if len(updates) < algorithm.server.least:
         reason = f"{len(updates)} updates came, {algorithm.name} needs at least {algorithm.server.least}"
     else:
-        with suppress(OverflowError, ZeroDivisionError):
+        made = "infinite or NaN values"
+        try:
             new = algorithm.step(state, updates)
             if all(map(is_finite, new.values())):
+                try_to_send(new)
                 return new, updates, records
-        reason = f"{algorithm.name} made infinite or NaN values of {len(updates)} updates"
+        except FrameError as error:
+            made = f"what cannot be sent ({error})"
+        except (OverflowError, ZeroDivisionError):
+            pass
+        reason = f"{algorithm.name} made {made} of {len(updates)} updates; a federation.norm_bound keeps large ones out"
     refused = partial(replace, outcome=Outcome.REFUSED, reason=reason)
     return state, [], [refused(one) if one.outcome is Outcome.ACCEPTED else one for one in records]
 
@@ -175,10 +212,10 @@ def accept(
         num_examples, num_steps, loss, *own = message.scalars
         counts = all(count.is_integer() and 0 <= count < 2**53 for count in (num_examples, num_steps))
         # What techniques divide by, and raise to powers: lengths of paths, rates, losses.
-        sound = math.isfinite(loss) and all(1e-10 <= value <= 1e10 for value in own)
+        sound = math.isfinite(loss) and all(1e-15 <= value <= 1e15 for value in own)
         if not (counts and num_examples >= 1 and sound):
             raise FrameError(
-                f"scalars {message.scalars} of client {client} are not counts, a finite loss and numbers from 1e-10 to 1e10"
+                f"scalars {message.scalars} of client {client} are not counts, a finite loss and numbers from 1e-15 to 1e15"
             )
         bound = wire.norm_bound or math.inf
         if bound < math.inf and (size := math.hypot(*map(norm, message.streams.values()))) > bound:

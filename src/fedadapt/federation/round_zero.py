@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fedadapt.adapters.class_means import ClassMoments, head_from_moments
 from fedadapt.algorithms import Algorithm
-from fedadapt.errors import FrameError
+from fedadapt.errors import ClientError, FrameError
 from fedadapt.federation.frame import Frame, Kind
 from fedadapt.federation.messages import EVERYONE, Reply, Request
 from fedadapt.federation.round import Played, downloaded, first_answers
@@ -42,6 +42,7 @@ def play_warm_start(
     answers, strays = first_answers(replies, ROUND, cohort)
     ledger = downloaded(ROUND, {c: {FRAMING: len(frame)} for c in cohort}, answers) + strays
     total: ClassMoments | None = None
+    loudest, size = -1, -1.0
     records: list[ClientRecord] = []
     for client in sorted(cohort):
         moments, record, received = _accept(warm, answers.get(client), client)
@@ -49,9 +50,17 @@ def play_warm_start(
         ledger += [LedgerEntry(ROUND, client, Direction.UPLOAD, group, n) for group, n in received.items()]
         if moments is not None:
             total = moments if total is None else total + moments
+            own = float(moments.square / moments.counts.sum())
+            loudest, size = (client, own) if own > size else (loudest, size)
     if total is None:
         return Played({}, tuple(records), tuple(ledger))
-    weight, bias = head_from_moments(total, shrinkage=warm.means.shrinkage)
+    try:
+        weight, bias = head_from_moments(total, shrinkage=warm.means.shrinkage)
+    except ClientError as error:
+        # Each party's moments are possible by themselves; one that lies may still outweigh all others.
+        raise ClientError(
+            f"{error}; the largest features are those of client {loudest}, {size**0.5:.3g} long on average"
+        ) from error
     start = {name: warm.model.start[name].cpu() for name in wire.plan.layout()}
     state = algorithm.init(_cloned(start) | dict(zip(warm.head, (weight, bias), strict=True)))
     if wire.delta:
@@ -98,7 +107,11 @@ def _check(moments: Params, client: int) -> None:
     sound = (counts >= 0) & (counts == counts.round()) & (counts < 2**53)
     if not (bool(sound.all()) and bool(counts.any())):
         raise FrameError(f"class means of client {client} are over {counts.tolist()} samples, not counts")
-    if bool(moments["sums"][counts == 0].any()) or float(moments["square"]) < 0:
+    sums = moments["sums"].double()
+    least = float((sums.square().sum(1) / counts.double().clamp(min=1)).sum())
+    # Features vary within a class or do not; they cannot vary less. A little is for rounding to fp32.
+    if bool(sums[counts == 0].any()) or float(moments["square"]) < (1 - 1e-5) * least:
         raise FrameError(
-            f"class means of client {client} are no sums over its samples (a square below 0, or a class without samples)"
+            f"class means of client {client} are no sums over its samples (a class without samples has some, or squares sum to "
+            f"{float(moments['square']):.4g}, where those of the means alone come to {least:.4g})"
         )

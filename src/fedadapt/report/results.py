@@ -241,7 +241,7 @@ def _search(study: StudyResults) -> Iterator[str]:
         if place.stage == "search":
             group = tuple(place.labels[axis] for axis in per)
             scores, cell = tried.setdefault(group, {}), study.cells.get(place.digest)
-            if cell is None:
+            if cell is None or cell.status is Status.BROKEN:
                 unfinished.add(group)
             if cell is not None and cell.status is Status.DONE and cell.accuracy is not None:
                 scores[place.labels[key]] = cell.accuracy

@@ -272,6 +272,21 @@ def test_a_site_that_lost_what_it_held_is_sent_the_whole(grid):
     assert {r.client: (r.downloads, r.wholes) for r in replies} == {0: (1, 0), 1: (2, 1)}
 
 
+def test_a_loss_is_not_forgotten_by_falling_silent(grid):
+    """A site that failed, was sent the whole and then said nothing has failed: the server must not think that it holds a version."""
+    engine, _ = engine_on(grid, quorum=2, deadline=30, clients=3)
+    lost = ScriptedSite(2)
+    lost.broken = True
+    grid.add(10, ScriptedSite(0))
+    grid.add(12, lost)
+    grid.at(70, lambda: grid.delay.__setitem__(12, 500.0))
+    grid.at(80, lambda: grid.add(11, ScriptedSite(1)))
+    replies = {reply.client: reply for reply in engine.exchange(requests())}
+    assert [replies[client].frame for client in (0, 1)] == [b"0", b"1"]
+    assert replies[2].outcome is Outcome.FAILED
+    assert replies[2].downloads > 1
+
+
 def test_no_request_is_no_reply(grid):
     """Where nobody is to be asked nobody is waited for."""
     engine, _ = engine_on(grid)

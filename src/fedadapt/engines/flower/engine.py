@@ -84,7 +84,7 @@ class _Open:
     waiting: set[int]
     replies: list[Reply] = field(default_factory=list)
     failed: dict[int, Reply] = field(default_factory=dict)
-    afresh: set[int] = field(default_factory=set)
+    afresh: dict[int, Reply] = field(default_factory=dict)
     usable: int = 0
     again_at: float = math.inf
 
@@ -113,15 +113,18 @@ class _Open:
         if now < self.again_at:
             return False
         # They may have lost what a download starts from.
-        self.afresh |= self.failed.keys()
+        self.afresh |= self.failed
         self.failed.clear()
         self.again_at = math.inf
         return True
 
     def close(self) -> list[Reply]:
-        """What came, and a word about everybody else."""
-        absent = [Reply(self.round, c, failure="no reply", outcome=Outcome.ABSENT) for c in self.silent]
-        return [*self.replies, *self.failed.values(), *absent]
+        """What came, and a word about everybody else: of who failed and then fell silent, how it failed."""
+        quiet = [
+            self.afresh.get(c, Reply(self.round, c, failure="no reply", outcome=Outcome.ABSENT))
+            for c in self.silent
+        ]
+        return [*self.replies, *self.failed.values(), *quiet]
 
 
 class FlowerEngine:
