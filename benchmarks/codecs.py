@@ -33,6 +33,9 @@ CODECS = (
     "rotate > int2", "ternary > zstd", "int1", "int1(rounding=nearest)", "rotate > int1",
     "topk(fraction=0.01) > int8 > zstd", "topk(fraction=0.1) > int4 > zstd", "randomk(fraction=0.1) > int8",
     "mask(period=10) > int8 > zstd", "lowrank(rank=4) > int8 > zstd",
+    "rotate > int2(rounding=nearest) > zstd", "rotate > int2(block=128, rounding=nearest) > zstd",
+    "rotate > topk(fraction=0.15) > int1(rounding=nearest) > zstd",
+    "rotate > topk(fraction=0.1) > int1(rounding=nearest) > zstd",
 )  # fmt: skip
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart-adapters.toml"
 
