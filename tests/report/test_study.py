@@ -11,6 +11,7 @@ import pytest
 
 from fedadapt.errors import RunError
 from fedadapt.experiment.study.file import StudyConfig
+from fedadapt.report.plates import plates
 from fedadapt.report.results import write_results
 from fedadapt.report.study import read_study
 from fedadapt.runs.ledger import LedgerTotal
@@ -78,6 +79,15 @@ def test_a_search_that_the_machine_spoilt_has_no_pick(made):
     out = made.parent / "out"
     write_results(made, out)
     assert "| full | – | 40.00 | – |" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_was_not_run_yet_has_no_panel(made):
+    """An empty one would only make the figure longer."""
+    study = read_study(made)
+    more = PlaceResult("grid", 99, {"trainable": "full", "skew": "none yet", "seed": "0"}, "nowhere")
+    grown = replace(study, places=[*study.places, more])
+    assert len(grown.groups) == len(study.groups) + 1
+    assert [plate.height_in for plate in plates(grown)] == [plate.height_in for plate in plates(study)]
 
 
 def test_differences_are_by_seed(made):

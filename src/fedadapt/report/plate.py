@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedadapt.report.document import write_atomically
@@ -41,7 +42,7 @@ THEMES = {
 MARKERS = ("o", "s", "D", "^", "X", "P", "*")
 DASHES = ("-", "--", ":", "-.")
 WIDTH_IN, PANEL_IN, FONT = 7.2, 2.9, 13
-MAX_COLUMNS = 2
+MAX_COLUMNS, TITLE_CHARACTERS = 2, 30
 
 Draw = Callable[["Figure", dict[str, str]], None]
 
@@ -135,14 +136,14 @@ Shown = TypeVar("Shown")
 
 def panels(figure: Figure, shown: Sequence[tuple[str, Shown]]) -> Iterator[tuple[Axes, Shown]]:
     """A panel for each of the things that are shown, with its title where there are several."""
-    columns = min(MAX_COLUMNS, len(shown))
-    rows = math.ceil(len(shown) / columns)
+    columns = max(1, min(MAX_COLUMNS, len(shown)))
+    rows = max(1, math.ceil(len(shown) / columns))
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(shown) :]:
         axes.set_visible(False)
     for axes, (title, one) in zip(grid, shown, strict=False):
         if len(shown) > 1:
-            axes.set_title(title)
+            axes.set_title(fill(title, TITLE_CHARACTERS))
         yield axes, one
 
 

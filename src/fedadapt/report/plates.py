@@ -35,7 +35,7 @@ def plates(study: StudyResults) -> Iterator[Plate]:
 
 def _curves(study: StudyResults) -> Plate:
     def draw(figure: Figure, theme: dict[str, str]) -> None:
-        for axes, group in panels(figure, titled(study.groups)):
+        for axes, group in panels(figure, titled(_run(study))):
             for index, value in _present(study, group):
                 curve = [point for point in group.arms[value].curve() if point[0]]
                 if not curve:
@@ -65,7 +65,7 @@ def _curves(study: StudyResults) -> Plate:
         "Mean over the seeds, with the least and the largest as a band; bytes of all clients, both ways, without the "
         "backbone that every party has before the first round.",
         draw,
-        height_of(len(study.groups)),
+        height_of(len(_run(study))),
         (*study.others, study.compare, "bytes", "accuracy", "least", "largest"),
         rows,
     )
@@ -73,7 +73,7 @@ def _curves(study: StudyResults) -> Plate:
 
 def _front(study: StudyResults) -> Plate:
     def draw(figure: Figure, theme: dict[str, str]) -> None:
-        for axes, group in panels(figure, titled(study.groups)):
+        for axes, group in panels(figure, titled(_run(study))):
             points = _points(study, group)
             front = front_of([(moved, accuracy) for _, _, moved, accuracy, _ in points])
             if len(front) > 1:
@@ -93,7 +93,7 @@ def _front(study: StudyResults) -> Plate:
         "Final accuracy against bytes",
         "The line is the front: nothing else is as accurate for as few bytes. Bars are one standard deviation over seeds.",
         draw,
-        height_of(len(study.groups)),
+        height_of(len(_run(study))),
         (*study.others, study.compare, "MiB", "accuracy, %", "deviation"),
         [
             (*group.labels.values(), value, moved, accuracy, deviation)
@@ -121,10 +121,10 @@ def front_of(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def _differences(study: StudyResults) -> Plate:
-    allowed = float(study.document["report"]["points"])
+    allowed, groups = float(study.document["report"]["points"]), _run(study)
     found = [
         (row, group, index, value, difference)
-        for row, group in enumerate(study.groups)
+        for row, group in enumerate(groups)
         for index, value in enumerate(study.claimed)
         if (difference := group.difference(value)) is not None
     ]
@@ -149,8 +149,8 @@ def _differences(study: StudyResults) -> Plate:
                 difference.spread.mean, y, xerr=difference.spread.deviation, color=colour(place), marker=marker(place),
                 markersize=7, capsize=3, linestyle="none", label=value,
             )  # fmt: skip
-        axes.set_yticks(range(len(study.groups)), [group.title or "all" for group in study.groups])
-        axes.set_ylim(len(study.groups) - 0.5, -0.5)
+        axes.set_yticks(range(len(groups)), [group.title or "all" for group in groups])
+        axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"points of accuracy, less {study.reference}")
         legend(figure, theme)
@@ -160,7 +160,7 @@ def _differences(study: StudyResults) -> Plate:
         f"Difference to {study.reference}",
         f"Points of accuracy, seed by seed (strokes), their mean and one standard deviation; the band is {allowed:g} points.",
         draw,
-        1.2 + 0.42 * len(study.groups) * max(1, len(study.claimed) / 2),
+        1.2 + 0.42 * len(groups) * max(1, len(study.claimed) / 2),
         (*study.others, study.compare, "points", "deviation", "p of a paired t-test", "share of bytes"),
         [
             (*g.labels.values(), value, d.spread.mean, d.spread.deviation, d.p, d.share)
@@ -294,6 +294,11 @@ def _points(study: StudyResults, group: Group) -> list[tuple[int, str, float, fl
         for index, value in _present(study, group)
         if (arm := group.arms[value]).moved is not None and (spread := arm.accuracy) is not None
     ]
+
+
+def _run(study: StudyResults) -> list[Group]:
+    """The groups of which something was run; others would be empty panels."""
+    return [group for group in study.groups if _present(study, group)]
 
 
 def _present(study: StudyResults, group: Group) -> list[tuple[int, str]]:

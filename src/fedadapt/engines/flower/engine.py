@@ -120,11 +120,8 @@ class _Open:
 
     def close(self) -> list[Reply]:
         """What came, and a word about everybody else: of who failed and then fell silent, how it failed."""
-        quiet = [
-            self.afresh.get(c, Reply(self.round, c, failure="no reply", outcome=Outcome.ABSENT))
-            for c in self.silent
-        ]
-        return [*self.replies, *self.failed.values(), *quiet]
+        silence = {c: Reply(self.round, c, failure="no reply", outcome=Outcome.ABSENT) for c in self.silent}
+        return [*self.replies, *self.failed.values(), *(self.afresh.get(c, r) for c, r in silence.items())]
 
 
 class FlowerEngine:
