@@ -147,9 +147,18 @@ def panels(figure: Figure, shown: Sequence[tuple[str, Shown]]) -> Iterator[tuple
         yield axes, one
 
 
-def height_of(count: int) -> float:
-    """Inches for so many panels and the legend below them."""
-    return 0.9 + (PANEL_IN if count > 1 else PANEL_IN + 0.5) * math.ceil(count / MAX_COLUMNS)
+def height_of(count: int, names: Sequence[str] = ()) -> float:
+    """Inches for so many panels and the legend of these names below them."""
+    panel = PANEL_IN if count > 1 else PANEL_IN + 0.5
+    rows = math.ceil(len(names) / _columns(names)) if names else 0
+    return 0.9 + panel * math.ceil(count / MAX_COLUMNS) + 0.27 * max(0, rows - 2)
+
+
+def _columns(names: Sequence[str]) -> int:
+    """How many names of a legend stand side by side."""
+    # A letter is a little over half as wide as it is high; a line and the gaps around it are five letters high.
+    entry = FONT * (0.56 * max(map(len, names)) + 5)
+    return min(4, len(names), max(1, int(72 * WIDTH_IN / entry)))
 
 
 def legend(figure: Figure, theme: dict[str, str]) -> None:
@@ -160,10 +169,13 @@ def legend(figure: Figure, theme: dict[str, str]) -> None:
             entries.setdefault(name, handle)
     if len(entries) > 1:
         look: dict[str, Any] = {"labelcolor": theme["text"], "handlelength": 2.2, "columnspacing": 1.4}
-        # A letter is a little over half as wide as it is high; a line and the gaps around it are five letters high.
-        entry = FONT * (0.56 * max(map(len, entries)) + 5)
-        columns = min(4, len(entries), max(1, int(72 * WIDTH_IN / entry)))
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, **look)
+        figure.legend(
+            entries.values(),
+            entries.keys(),
+            loc="outside lower center",
+            ncols=_columns(list(entries)),
+            **look,
+        )
 
 
 def axis_of_bytes(axes: Axes) -> None:

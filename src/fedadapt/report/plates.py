@@ -23,7 +23,8 @@ def plates(study: StudyResults) -> Iterator[Plate]:
             if len(values) > 1 and (group := study.along(axis)) is not None
         )
         return
-    if len(study.values) <= 2 * len(PALETTE):
+    # Colours with lines: so many are told apart.
+    if len(study.values) <= 3 * len(PALETTE):
         yield _curves(study)
     yield _front(study)
     if study.reference is not None and study.claimed:
@@ -65,7 +66,7 @@ def _curves(study: StudyResults) -> Plate:
         "Mean over the seeds, with the least and the largest as a band; bytes of all clients, both ways, without the "
         "backbone that every party has before the first round.",
         draw,
-        height_of(len(_run(study))),
+        height_of(len(_run(study)), study.values),
         (*study.others, study.compare, "bytes", "accuracy", "least", "largest"),
         rows,
     )
@@ -93,7 +94,7 @@ def _front(study: StudyResults) -> Plate:
         "Final accuracy against bytes",
         "The line is the front: nothing else is as accurate for as few bytes. Bars are one standard deviation over seeds.",
         draw,
-        height_of(len(_run(study))),
+        height_of(len(_run(study)), study.values),
         (*study.others, study.compare, "MiB", "accuracy, %", "deviation"),
         [
             (*group.labels.values(), value, moved, accuracy, deviation)
