@@ -155,7 +155,7 @@ def main() -> None:
         packages=("numpy", "zstandard"),
         note=arguments.note,
         updates="recipes/quickstart-adapters.toml with data.num_clients=3, data.limit=300",
-        settings=vars(arguments),
+        settings={name: getattr(arguments, name) for name in ("rounds", "values", "repetitions")},
         timed_values=sum(tensor.numel() for tensor in timed.values()),
     )
 
