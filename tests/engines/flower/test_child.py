@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedadapt.engines.flower.node import _Kept
-from fedadapt.engines.flower.processes import Child, _has_child
+from fedadapt.engines.flower.processes import Child
 
 
 def wait_until(true, patience_s=60.0):
@@ -42,13 +42,18 @@ def test_a_child_without_what_it_needs_is_not_alive(child):
     one = child("sleep 0.3; setsid sleep 1234 & exec sleep 4321", b"sleep\x001234")
     one.start()
     assert one.alive
-    wait_until(lambda: one.alive and _has_child(one.pid, b"sleep\x001234")[0])
+
+    def started():
+        # `setsid` has the words in its command line too, before it becomes what it starts.
+        return [
+            int(folder.name)
+            for folder in Path("/proc").iterdir()
+            if folder.name.isdigit() and _is(folder, b"sleep\x001234") and _parent(folder) == one.pid
+        ]
+
+    wait_until(lambda: one.alive and started())
     assert one.alive
-    (number,) = (
-        int(folder.name)
-        for folder in Path("/proc").iterdir()
-        if folder.name.isdigit() and _is(folder, b"sleep\x001234") and _parent(folder) == one.pid
-    )
+    (number,) = started()
     os.kill(number, signal.SIGKILL)
     wait_until(lambda: not one.alive)
     one.start()
