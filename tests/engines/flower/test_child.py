@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedadapt.engines.flower.node import _Kept
-from fedadapt.engines.flower.processes import Child
+from fedadapt.engines.flower.processes import Child, _has_child
 
 
 def wait_until(true, patience_s=60.0):
@@ -67,7 +67,8 @@ def test_what_it_needs_may_die_before_anybody_has_looked(child, tmp_path):
         f"{tmp_path}/flower-superexec 1234 & sleep 0.5; kill -9 $!; exec sleep 4321", b"flower-superexec"
     )
     one.start()
-    time.sleep(2.0)
+    # Gone, and unasked: looking for it by other means than `alive`.
+    wait_until(lambda: _has_child(one.pid, b"flower-superexec") == (False, True))
     assert not one.alive
 
 
