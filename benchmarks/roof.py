@@ -104,7 +104,7 @@ def convolutions(images: Tensor) -> tuple[Step, int]:
 
 
 def product() -> tuple[Step, int]:
-    """A matrix product that no processor does faster."""
+    """A product of two large matrices, to compare speeds with."""
     one = torch.randn(1024, 1024)
     return lambda: one @ one, 2 * 1024**3
 
