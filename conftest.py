@@ -9,15 +9,34 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 
-from jaxtyping import install_import_hook
+from functools import wraps
+from typing import Any
+
+from jaxtyping import config, install_import_hook
 
 # Before anything imports fedadapt, or its annotations would stay unchecked.
 install_import_hook("fedadapt", "checked.checked")
 
 import pytest
 import torch
+from torch import fx
 
 torch.set_num_threads(1)
+
+_trace = fx.Tracer.trace
+
+
+@wraps(_trace)
+def _trace_unchecked(*arguments: Any, **options: Any) -> fx.Graph:
+    """A tensor that is traced is none yet, so there is nothing to check."""
+    config.update("jaxtyping_disable", True)
+    try:
+        return _trace(*arguments, **options)
+    finally:
+        config.update("jaxtyping_disable", False)
+
+
+fx.Tracer.trace = _trace_unchecked
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
-"""What bounds local training here: a step against full fine-tuning's, memory, growth, and that chunks change nothing.
+"""What bounds local training here: a step against full fine-tuning's, kept features, data, memory, growth, chunks.
 
-``python benchmarks/limits.py step memory growth curve`` measures each of them and writes one JSON file, in which
-what was measured before stays. ``curve`` also draws the learning curves of both chunk sizes.
+``python benchmarks/limits.py step features data memory growth curve`` measures each of them and writes one JSON file,
+in which what was measured before stays. ``curve`` also draws the learning curves of both chunk sizes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from simulation import HERE, ROOT, Player
 
 import fedadapt
 from fedadapt.adapters import attach
-from fedadapt.data.augment import Augment
-from fedadapt.data.batches import cohort_batches
+from fedadapt.data.augment import Augment, normalise
+from fedadapt.data.batches import Batch, cohort_batches
 from fedadapt.data.dataset import Split
 from fedadapt.experiment.build import processor
+from fedadapt.federation.features import frozen_features
 from fedadapt.params import expand
 from fedadapt.registry import create
 from fedadapt.runs.store import RunStore
@@ -36,6 +38,7 @@ from fedadapt.training.config import TrainConfig
 from fedadapt.training.local import train
 
 MOMENTS = ((0.5,) * 3, (0.25,) * 3)
+STILL = Augment(pad=0, flip=False)
 FEW, MANY = 4, 20
 """Clients of a chunk between which the memory of one more is measured."""
 
@@ -49,58 +52,114 @@ class Chunk:
         clients: K.
         batch: images of a client's step.
         steps: of each.
+        options: of the adapter.
+        augment: of the images.
+        keeps: whether what the frozen trunk makes of images is kept.
     """
 
-    def __init__(self, backbone: str, adapter: str, clients: int, batch: int, steps: int) -> None:
+    def __init__(
+        self,
+        backbone: str,
+        adapter: str,
+        clients: int,
+        batch: int,
+        steps: int,
+        *,
+        options: Mapping[str, Any] | None = None,
+        augment: Augment = STILL,
+        keeps: bool = False,
+    ) -> None:
         seeds, count = Seeds(0), clients * batch * steps
         generator = seeds.torch("benchmark")
         images = torch.randint(256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8)
         self.split = Split(images.permute(0, 3, 1, 2), torch.randint(10, (count,), generator=generator))
-        options = {"weights": "random"} if backbone == "resnet26" else {}
-        network = create("backbone", backbone, options)(10, seeds.torch("backbone"))
+        weights = {"weights": "random"} if backbone == "resnet26" else {}
+        network = create("backbone", backbone, weights)(10, seeds.torch("backbone"))
         policy = create("norm policy", "frozen")
-        self.model = attach(network, create("adapter", adapter), policy, seeds.torch("adapter"))
+        self.model = attach(network, create("adapter", adapter, options), policy, seeds.torch("adapter"))
         self.config = TrainConfig(lr=0.01, batch_size=batch, device="cpu")
         self.model.to(torch.device("cpu"), self.config.dtype)
         self.indices, self.seeds = list(torch.arange(count).split(batch * steps)), seeds
+        self.augment = augment
+        self.features = frozen_features(self.model, self.split, augment, *MOMENTS) if keeps else None
 
-    def train(self) -> None:
+    def batches(self) -> Iterator[Batch]:
         """One epoch of all."""
-        clients = list(range(len(self.indices)))
-        batches = cohort_batches(
-            self.split,
+        return cohort_batches(
+            self.split if self.features is None else self.features.labels_only,
             self.indices,
-            clients,
+            list(range(len(self.indices))),
             round=1,
             seeds=self.seeds,
             batch_size=self.config.batch_size,
             epochs=1,
-            augment=Augment(pad=0, flip=False),
+            augment=self.augment,
         )
+
+    def train(self) -> None:
+        """One epoch of all."""
         mean, std = MOMENTS
         train(
-            self.model,
-            expand(self.model.start, len(clients)),
-            batches,
+            self.model if self.features is None else self.features.model,
+            expand(self.model.start, len(self.indices)),
+            self.batches(),
             self.config,
             lr=0.01,
             mean=mean,
             std=std,
+            inputs=None if self.features is None else self.features.inputs,
         )
+
+    def prepare(self) -> None:
+        """One epoch's images, cut, augmented and normalised, and nothing done with them."""
+        for batch in self.batches():
+            normalise(batch.images, *MOMENTS, torch.float32)
+
+
+def by_turns(works: Mapping[str, Callable[[], None]]) -> dict[str, list[float]]:
+    """Processor time of each work, five times after a first one that does not count."""
+    spent: dict[str, list[float]] = {name: [] for name in works}
+    for repetition in range(6):
+        for name in list(works)[:: 1 if repetition % 2 else -1]:
+            begun = time.process_time()
+            works[name]()
+            if repetition:
+                spent[name].append(time.process_time() - begun)
+    return spent
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """The median of ratios, turn by turn."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
 def step() -> dict[str, Any]:
     """Processor time of a step with adapters over that of full fine-tuning, ResNet-26, batch 64, one client."""
-    chunks = {adapter: Chunk("resnet26", adapter, 1, 64, 2) for adapter in ("parallel", "full")}
-    passes: dict[str, list[float]] = {adapter: [] for adapter in chunks}
-    for repetition in range(6):
-        for adapter in list(chunks)[:: 1 if repetition % 2 else -1]:
-            begun = time.process_time()
-            chunks[adapter].train()
-            if repetition:
-                passes[adapter].append(time.process_time() - begun)
-    ratios = [a / b for a, b in zip(passes["parallel"], passes["full"], strict=True)]
-    return {"cpu_s": passes, "ratio": statistics.median(ratios), "wanted": 0.70}
+    spent = by_turns({name: Chunk("resnet26", name, 1, 64, 2).train for name in ("parallel", "full")})
+    return {"cpu_s": spent, "ratio": ratio(spent["parallel"], spent["full"]), "wanted": 0.70}
+
+
+def features() -> dict[str, Any]:
+    """Processor time of steps on images over that on kept features, ResNet-26, batch 32, one client, images seen."""
+    found: dict[str, Any] = {}
+    above = {"sites": {"include": ["layer3.*"], "norms": "above"}}
+    for name, adapter, options in (("head", "head", None), ("last stage", "parallel", above)):
+        spent = by_turns({
+            what: Chunk("resnet26", adapter, 1, 32, 2, options=options, keeps=keeps).train
+            for what, keeps in (("images", False), ("features", True))
+        })  # fmt: skip
+        found[name] = {"cpu_s": spent, "ratio": ratio(spent["images"], spent["features"])}
+    return found
+
+
+def data() -> dict[str, Any]:
+    """Processor time of preparing images, with crops and flips, over that of training on them, ResNet-20."""
+    found: dict[str, Any] = {}
+    for name, clients, batch in (("W1", 10, 32), ("W2", 20, 10)):
+        chunk = Chunk("resnet20", "parallel", clients, batch, 2, augment=Augment())
+        spent = by_turns({"prepare": chunk.prepare, "train": chunk.train})
+        found[name] = {"cpu_s": spent, "ratio": ratio(spent["prepare"], spent["train"])}
+    return found
 
 
 def peak(clients: int) -> None:
@@ -200,7 +259,7 @@ def curve() -> dict[str, Any]:
     return found | {"largest_difference": max(abs(a - b) for a, b in zip(one, many, strict=True))}
 
 
-PARTS = {"step": step, "memory": memory, "growth": growth, "curve": curve}
+PARTS = {"step": step, "features": features, "data": data, "memory": memory, "growth": growth, "curve": curve}
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from fedadapt.adapters import attach
 from fedadapt.backbones.backbone import finish
 from fedadapt.errors import AttachError
+from fedadapt.params import Group
 from fedadapt.registry import create
 
 
@@ -50,6 +51,26 @@ def test_the_rank_is_set_by_site():
     model = attach(tiny_backbone(), adapter, create("norm policy", "frozen"), torch.Generator())
     ranks = {site.name: model.start[f"{site.name}.adapter.up"].shape[-1] for site in model.sites}
     assert ranks == {"conv1": 2} | {n: 4 if n.startswith("layer3") else 1 for n in ALL[1:]}
+
+
+@pytest.mark.parametrize("policy", ["frozen", "local"])
+def test_norms_below_the_first_branch_rest_if_asked(policy):
+    """Their affine is not trained; whatever else a policy lets statistics do, they do."""
+    norms = {
+        which: attach(
+            tiny_backbone(),
+            create("adapter", "parallel", {"sites": {"include": ["layer3.0.conv2"], "norms": which}}),
+            create("norm policy", policy),
+            torch.Generator().manual_seed(0),
+        )
+        for which in ("all", "above")
+    }
+    trained = {w: [n for n in m.start if m.groups[n] is Group.NORM_AFFINE] for w, m in norms.items()}
+    assert trained["above"] == ["layer3.0.bn2.weight", "layer3.0.bn2.bias"]
+    assert len(trained["all"]) == 2 * 7
+    assert norms["above"].moving == norms["all"].moving
+    both = norms["above"].groups.keys() & norms["all"].groups.keys()
+    assert all(norms["above"].groups[name] is norms["all"].groups[name] for name in both)
 
 
 def test_linear_layers_are_sites_of_their_own():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,15 @@ from torch import nn
 
 from fedadapt.adapters import attach
 from fedadapt.data.augment import Augment
+from fedadapt.engines.chunks import choose_chunk
 from fedadapt.federation import features
 from fedadapt.federation.features import frozen_features
 from fedadapt.registry import create
 
 STILL = Augment(pad=0, flip=False)
+
+
+LAST_STAGE = {"sites": {"include": ["layer3.*"], "norms": "above"}}
 
 
 def parties(algorithm="fedavg", model=None):
@@ -27,17 +32,39 @@ def parties(algorithm="fedavg", model=None):
     return plain, replace(plain, features=kept, memory={})
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", "moon", "scaffold", "qfedavg", "apfl"])
-def test_rounds_end_where_those_on_images_end(algorithm):
-    """Every part of local training that sees the model: references, a second model, phases, the start loss."""
+def check_same_rounds(plain, kept):
+    """Both end with the same tensors, which are others than at the start."""
     cohorts = [[0, 1, 2, 3, 4, 5], [2, 3, 6, 7, 8]]
-    plain, kept = parties(algorithm)
     expected, found = federate(plain, cohorts), federate(kept, cohorts)
     for stream, params in expected[-1].items():
         for name, tensor in params.items():
             torch.testing.assert_close(found[-1][stream][name], tensor, rtol=1e-3, atol=2e-6)
     name = next(iter(found[0]["model"]))
     assert not torch.equal(found[-1]["model"][name], found[0]["model"][name])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "adapter"),
+    [
+        *itertools.product(["fedavg", "moon", "scaffold", "qfedavg", "apfl"], ["head", "parallel"]),
+        # It keeps the head, so there has to be something else.
+        ("fedrep", "parallel"),
+    ],
+)
+def test_rounds_end_where_those_on_images_end(algorithm, adapter):
+    """Every part of local training that sees the model: references, a second model, phases, the start loss."""
+    options = LAST_STAGE if adapter == "parallel" else {}
+    check_same_rounds(*parties(algorithm, tiny_model(adapter, **options)))
+
+
+def test_rounds_of_a_low_rank_adapter_with_dropout_in_bf16():
+    """What a branch draws, and what the compute type rounds, is the same on features."""
+    model = tiny_model("low_rank", rank=2, sites=LAST_STAGE["sites"] | {"dropout": 0.5})
+    plain, kept = parties(model=model.to("cpu", torch.bfloat16))
+    cohorts = [[0, 1, 2, 3, 4, 5], [2, 3, 6, 7, 8]]
+    expected, found = federate(plain, cohorts), federate(kept, cohorts)
+    for name, tensor in expected[-1]["model"].items():
+        torch.testing.assert_close(found[-1]["model"][name], tensor, rtol=0.05, atol=2e-3)
 
 
 def test_no_bit_depends_on_who_was_asked_before():
@@ -54,10 +81,10 @@ def test_no_bit_depends_on_who_was_asked_before():
 
 def test_the_network_sees_an_image_once(monkeypatch):
     """Later epochs and rounds look at nothing any more; images go by so many, at the end with some twice."""
-    _, kept = parties()
+    _, kept = parties(model=tiny_model("parallel", **LAST_STAGE))
     seen = []
-    look = kept.features._look
-    monkeypatch.setattr(kept.features, "_look", lambda images: seen.append(len(images)) or look(images))
+    trunk = kept.features._trunk
+    monkeypatch.setattr(kept.features, "_trunk", lambda images: seen.append(len(images)) or trunk(images))
     federate(kept, [list(range(16))])
     first = len(seen)
     assert set(seen) == {features.BLOCK}
@@ -66,8 +93,8 @@ def test_the_network_sees_an_image_once(monkeypatch):
     assert len(seen) == first
 
 
-def test_they_are_not_kept_where_they_change_or_do_not_fit(monkeypatch):
-    """Augmented images, adapters and norms below the head, and a split beyond the bound."""
+def test_they_are_not_kept_where_they_change_cost_little_or_do_not_fit(monkeypatch):
+    """Augmented images, something trained from the first layer on, little below it, and a split beyond the bound."""
     model = tiny_model("head")
     split = tiny_party(model).split
     for augment in (Augment(pad=1, flip=False), Augment(pad=0, flip=True)):
@@ -80,8 +107,8 @@ def test_they_are_not_kept_where_they_change_or_do_not_fit(monkeypatch):
 
 
 @pytest.mark.parametrize("behind", [lambda y: 2 * y, lambda y: y.clamp(-1, 1)])
-def test_a_head_that_is_not_the_last_layer_keeps_none(behind):
-    """Where logits go through something else behind the head, be it only for large ones, they would be others."""
+def test_a_head_that_is_not_the_last_layer(behind):
+    """What logits go through behind the head they go through on features, too."""
     backbone = tiny_backbone(0)
     inner = backbone.module
 
@@ -96,4 +123,10 @@ def test_a_head_that_is_not_the_last_layer_keeps_none(behind):
     more = replace(backbone, module=Behind().eval(), head=f"inner.{backbone.head}")
     generator = torch.Generator().manual_seed(0)
     model = attach(more, create("adapter", "head"), create("norm policy", "frozen"), generator)
-    assert frozen_features(model, tiny_party(model).split, STILL, MEAN, STD) is None
+    check_same_rounds(*parties(model=model))
+
+
+def test_chunks_are_cut_by_what_lies_above_the_trunk():
+    """A step on features holds less than one on images, so more clients fit together."""
+    plain, kept = parties(model=tiny_model("parallel", **LAST_STAGE))
+    assert choose_chunk(kept) > choose_chunk(plain) > 0

@@ -73,6 +73,7 @@ class AdaptedModel:
         self._seen = probe(backbone.name, backbone.module, backbone.image, wanted)
         self._shared = shared_modules(self.module)
         self.sites = self._place_branches(found)
+        self._resting = self._norms_below()
         self.groups: dict[str, Group] = {}
         self._replace_norms_and_head()
         self._name_groups()
@@ -111,8 +112,17 @@ class AdaptedModel:
             image: channels, height and width; maps grow with the pixels.
         """
         growth = image[1] * image[2] / (self.backbone.image[1] * self.backbone.image[2])
-        sizes = [math.prod(seen.shape) * growth / 2 for seen in self._seen.values() if seen.shape]
-        return math.ceil(max(sizes)), math.ceil(sum(sizes))
+        seen = [
+            self._seen[n] for n, _ in self.module.named_modules() if n in self._seen and self._seen[n].shape
+        ]
+        sizes = [math.prod(one.shape) * growth / 2 for one in seen]
+        return math.ceil(max(sizes, default=0)), math.ceil(sum(sizes))
+
+    def part(self, module: nn.Module) -> AdaptedModel:
+        """The same with a part of its network, which is given maps in the place of images."""
+        part = copy.copy(self)
+        part.module = module
+        return part
 
     @property
     def num_parameters(self) -> int:
@@ -182,7 +192,7 @@ class AdaptedModel:
     def __call__(
         self,
         params: Params,
-        images: Float[Tensor, "N C H W"],
+        images: Float[Tensor, "N ..."],
         *,
         mask: Bool[Tensor, "K B"] | None = None,
         training: bool = False,
@@ -193,7 +203,7 @@ class AdaptedModel:
         Args:
             params: all tensors of `start`, stacked: each ``[K, ...]``. Moving statistics among them are
                 changed in place if `training`.
-            images: client-major, K*B of them.
+            images: client-major, K*B of them, ``[N, C, H, W]``; of a `part` the maps that it is given.
             mask: which samples are real; only moving statistics look at it. None if all are.
             training: whether moving statistics move.
             noise: what each client's dropout follows from; empty to drop nothing.
@@ -209,7 +219,7 @@ class AdaptedModel:
     def with_features(
         self,
         params: Params,
-        images: Float[Tensor, "N C H W"],
+        images: Float[Tensor, "N ..."],
         *,
         mask: Bool[Tensor, "K B"] | None = None,
         training: bool = False,
@@ -250,8 +260,8 @@ class AdaptedModel:
         return digest.hexdigest()
 
     def _is_trained(self, name: str) -> bool:
-        group = self.groups[name]
-        if group is Group.NORM_AFFINE and name.rpartition(".")[2] not in self.adapter.norm_tensors:
+        group, (place, _, own) = self.groups[name], name.rpartition(".")
+        if group is Group.NORM_AFFINE and (place in self._resting or own not in self.adapter.norm_tensors):
             return False
         return group in self.adapter.trains and not (group is Group.HEAD and self.head.build is None)
 
@@ -280,6 +290,13 @@ class AdaptedModel:
                 change_input(host, Dropout(site.name, branches.placement.dropout, self._pass))
             self.module.set_submodule(site.name, host)
         return sites
+
+    def _norms_below(self) -> set[str]:
+        """The norms whose affine rests though others' is trained."""
+        branches, places = self.adapter.branches, list(self._seen)
+        if branches is None or branches.placement.norms == "all" or not self.sites:
+            return set()
+        return set(places[: min(places.index(site.name) for site in self.sites)])
 
     def _no_site(self, found: list[Site]) -> str:
         convs = [site for site in found if site.kind == "conv"]
@@ -314,7 +331,7 @@ class AdaptedModel:
 
     def _client_norm(self, name: str, norm: nn.Module) -> nn.Module | None:
         """What takes a norm's place; None if it stays, since nothing of it changes."""
-        trained = Group.NORM_AFFINE in self.adapter.trains
+        trained = Group.NORM_AFFINE in self.adapter.trains and name not in self._resting
         if isinstance(norm, _BatchNorm):
             if not (trained or self.policy.moving):
                 return None
@@ -337,9 +354,8 @@ class AdaptedModel:
                 full = f"{prefix}.{name}" if prefix else name
                 if isinstance(module, (*NORM_TYPES, *CLIENT_NORMS)):
                     running = name.startswith("running_") or name in ("num_batches_tracked", "origin")
-                    trained = Group.NORM_AFFINE in self.adapter.trains and not isinstance(
-                        module, CLIENT_NORMS
-                    )
+                    trained = Group.NORM_AFFINE in self.adapter.trains and prefix not in self._resting
+                    trained = trained and not isinstance(module, CLIENT_NORMS)
                     # A norm that no image passes through has no place for clients: it counts as the backbone.
                     affine = Group.BACKBONE if trained else Group.NORM_AFFINE
                     self.groups[full] = Group.NORM_STATISTICS if running else affine

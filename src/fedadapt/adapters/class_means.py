@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedadapt.errors import ClientError
 from fedadapt.params import Params
@@ -100,20 +100,6 @@ def class_moments(
     counts = torch.bincount(labels, minlength=num_classes).double()
     sums = torch.zeros(num_classes, x.shape[1], dtype=torch.float64).index_add_(0, labels, x)
     return ClassMoments(counts, sums, x.square().sum(), x.T @ x if products else None)
-
-
-def head_inputs(
-    module: nn.Module, head: str, images: Float[Tensor, "N channels H W"]
-) -> Float[Tensor, "N C"]:
-    """What goes into the layer at `head` when `module` sees `images`."""
-    caught: list[Tensor] = []
-    handle = module.get_submodule(head).register_forward_pre_hook(lambda _, given: caught.append(given[0]))
-    try:
-        with torch.inference_mode():
-            module(images)
-    finally:
-        handle.remove()
-    return caught[0]
 
 
 def head_from_moments(

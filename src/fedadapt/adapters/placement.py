@@ -29,6 +29,8 @@ class Placement:
         last: only so many sites, the last ones of what the other options leave; None for all.
         sizes: rank (or groups) at the sites that match a glob, instead of the adapter's own; 0 for no branch.
             The first glob that matches counts.
+        norms: whose affine is trained: of ``"all"`` norms, or of those that images come to ``"above"`` the first
+            branch, so that nothing changes below it.
         scaling: factor on the output of every branch.
         dropout: share of the values of every branch's input that are dropped in training, drawn by client.
     """
@@ -42,6 +44,7 @@ class Placement:
     stages: tuple[Annotated[int, Field(ge=1)], ...] = ()
     last: Annotated[int, Field(ge=1)] | None = None
     sizes: Mapping[str, Annotated[int, Field(ge=0)]] = field(default_factory=dict)
+    norms: Literal["all", "above"] = "all"
     scaling: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 

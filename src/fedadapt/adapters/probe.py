@@ -46,6 +46,9 @@ def probe(
         image: shape of an image.
         wanted: dotted names.
 
+    Returns:
+        By name, in the order in which images come to them; last those that they never come to.
+
     Raises:
         AttachError: the module cannot be run, or mixes images.
     """
@@ -92,7 +95,7 @@ def probe(
         is_map = isinstance(module.get_submodule(place), nn.Conv2d)
         size = out[2:].numel() if is_map else out[:-1].numel() // 2
         seen[place] = Seen(by_image, tuple(inputs[place][0]), size)
-    return {place: seen.get(place, NOTHING) for place in wanted}
+    return seen | {place: NOTHING for place in wanted if place not in seen}
 
 
 def _check(name: str, alone: object, together: object) -> None:

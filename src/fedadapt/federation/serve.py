@@ -250,7 +250,7 @@ def _train_phases(
             continue
         resting = {n for n in whole if phase.groups is not None and party.model.groups[n] not in phase.groups}
         trained = train(
-            kept or party.model,
+            party.model if kept is None else kept.model,
             params,
             cohort_batches(
                 split,
