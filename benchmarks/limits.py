@@ -239,8 +239,7 @@ def curve() -> dict[str, Any]:
     for chunk, style in ((1, "-"), (10, "--")):
         document = {
             "name": f"chunk-{chunk}",
-            "rounds": 10,
-            "backbone": {"name": "resnet20", "width": 0.5},
+            "rounds": 8,
             "data": {"num_clients": 10, "limit": 600},
             "train": {"lr": 0.05, "batch_size": 16, "device": "cpu"},
             "engine": {"name": "local", "chunk": chunk},
@@ -250,7 +249,13 @@ def curve() -> dict[str, Any]:
             with RunStore.open(path) as store:
                 accuracy = [record.metrics["accuracy"] for record in store.rounds()]
         found[f"K={chunk}"] = accuracy
-        axes.plot(range(len(accuracy)), accuracy, style, label=f"{chunk} clients together", linewidth=2)
+        axes.plot(
+            range(len(accuracy)),
+            accuracy,
+            style,
+            label="one client at a time" if chunk == 1 else f"{chunk} clients together",
+            linewidth=2,
+        )
     axes.set(xlabel="round", ylabel="accuracy")
     axes.legend(frameon=False)
     figure.tight_layout()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fedadapt.algorithms import Update
+from fedadapt.federation import drift
 from fedadapt.federation.drift import measure_drift
 
 
@@ -43,3 +44,24 @@ def test_running_statistics_count_unless_they_are_left_out():
 def test_directions_that_are_none_are_left_out(deltas, expected):
     """A client that stands still has no direction, and clients that cancel each other out have no common one."""
     assert measure_drift(updates(*deltas), {"bn.running_var"}) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("block", [1, 7, 2**18])
+@pytest.mark.parametrize("moving", [(), ("b",), ("a", "d"), ("b", "c"), ("a", "b", "c", "d")])
+def test_it_is_the_definition_whatever_is_left_out_and_however_it_is_cut(monkeypatch, block, moving):
+    """Tensors of several shapes, some of them left out, against the formula of one vector a client."""
+    monkeypatch.setattr(drift, "BLOCK", block)
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"a": (2, 3), "b": (5,), "c": (), "d": (3, 1, 2)}
+    deltas = [{n: torch.randn(s, generator=generator) for n, s in shapes.items()} for _ in range(3)]
+    found = measure_drift([Update(k, k + 1, 1, {"delta": own}) for k, own in enumerate(deltas)], moving)
+    vectors = [
+        torch.cat([torch.zeros(0), *(t.reshape(-1) for n, t in own.items() if n not in moving)]).double()
+        for own in deltas
+    ]
+    mean = sum((k + 1) * vector for k, vector in enumerate(vectors)) / 6
+    expected = {"delta_norm": sum(float(v.norm()) for v in vectors) / 3}
+    if len(mean):
+        cosines = [float(v @ mean / (v.norm() * mean.norm())) for v in vectors]
+        expected["delta_cosine"] = sum(cosines) / 3
+    assert found == pytest.approx(expected)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+
+import torch
 
 from fedadapt.algorithms import Update
-from fedadapt.params import Params, as_vector, norm, weighted_mean
+from fedadapt.params import Params, as_vector
+
+BLOCK = 2**18
+"""Values of all updates together that are looked at at once, so that they stay in the cache."""
 
 
 def measure_drift(updates: Sequence[Update], moving: Collection[str] = ()) -> dict[str, float]:
@@ -14,8 +19,7 @@ def measure_drift(updates: Sequence[Update], moving: Collection[str] = ()) -> di
 
     ``delta_norm`` is the mean over clients of ``|delta_k|``, ``delta_cosine`` that of the cosine of the angle between
     `delta_k` and their mean, weighted by samples, as federated averaging takes it: 1 if all pull together, about
-    ``1 / sqrt(n)`` if n clients pull in unrelated directions. A cosine is left out where a length is zero. Besides
-    the updates no more is held than the mean, twice, and one update at a time.
+    ``1 / sqrt(n)`` if n clients pull in unrelated directions. A cosine is left out where a length is zero.
 
     Args:
         updates: those that count in a round.
@@ -32,20 +36,33 @@ def measure_drift(updates: Sequence[Update], moving: Collection[str] = ()) -> di
     """
     if not updates:
         return {}
-    names = [name for name in updates[0].streams["delta"] if name not in moving]
-
-    def deltas() -> Iterator[Params]:
-        """Each client's, as one vector."""
-        for update in updates:
-            own = update.streams["delta"]
-            yield {"": as_vector({name: own[name] for name in names})}
-
-    mean = weighted_mean(zip((update.num_examples for update in updates), deltas(), strict=True))
-    whole, way = norm(mean), mean[""].double()
-    lengths, cosines = list[float](), list[float]()
-    for delta in deltas():
-        lengths.append(norm(delta))
-        if lengths[-1] * whole:
-            cosines.append(float(delta[""].double() @ way) / (lengths[-1] * whole))
-    found = {"delta_norm": math.fsum(lengths) / len(lengths)}
+    vectors = [as_vector(update.streams["delta"]) for update in updates]
+    counts = torch.tensor([update.num_examples for update in updates], dtype=torch.float64)
+    weights = counts / counts.sum()
+    squares, products = torch.zeros(2, len(updates), dtype=torch.float64)
+    whole = torch.zeros((), dtype=torch.float64)
+    for begin, end in _spans(updates[0].streams["delta"], moving):
+        for own in zip(
+            *(vector[begin:end].split(max(1, BLOCK // len(updates))) for vector in vectors), strict=True
+        ):
+            deltas = torch.stack(own).double()
+            mean = weights @ deltas
+            squares += deltas.square().sum(1)
+            products += deltas @ mean
+            whole += mean @ mean
+    lengths = squares.sqrt()
+    bases = lengths * whole.sqrt()
+    found = {"delta_norm": math.fsum(lengths.tolist()) / len(updates)}
+    cosines = (products[bases > 0] / bases[bases > 0]).tolist()
     return found | ({"delta_cosine": math.fsum(cosines) / len(cosines)} if cosines else {})
+
+
+def _spans(params: Params, left_out: Collection[str]) -> list[tuple[int, int]]:
+    """Where the values lie, as one vector, of all tensors but those left out."""
+    spans, place = [(0, 0)], 0
+    for name, tensor in params.items():
+        if name not in left_out:
+            begin = spans.pop()[0] if spans[-1][1] == place else place
+            spans.append((begin, place + tensor.numel()))
+        place += tensor.numel()
+    return spans
