@@ -29,11 +29,12 @@ _trace = fx.Tracer.trace
 @wraps(_trace)
 def _trace_unchecked(*arguments: Any, **options: Any) -> fx.Graph:
     """A tensor that is traced is none yet, so there is nothing to check."""
+    before = config.jaxtyping_disable
     config.update("jaxtyping_disable", True)
     try:
         return _trace(*arguments, **options)
     finally:
-        config.update("jaxtyping_disable", False)
+        config.update("jaxtyping_disable", before)
 
 
 fx.Tracer.trace = _trace_unchecked

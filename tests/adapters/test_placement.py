@@ -73,6 +73,17 @@ def test_norms_below_the_first_branch_rest_if_asked(policy):
     assert all(norms["above"].groups[name] is norms["all"].groups[name] for name in both)
 
 
+def test_norms_above_no_branch_at_all_are_refused():
+    """A residual net has no bias but those of its norms."""
+    with pytest.raises(AttachError, match="norms is 'above', but this backbone has no place for a branch"):
+        attach(
+            tiny_backbone(),
+            create("adapter", "bias", {"sites": {"norms": "above"}}),
+            create("norm policy", "frozen"),
+            torch.Generator().manual_seed(0),
+        )
+
+
 def test_linear_layers_are_sites_of_their_own():
     """Low-rank branches take both kinds unless one is asked for, and never the head."""
     sizes = {"kernel_sizes": (3, 5, 7)}

@@ -73,7 +73,8 @@ class AdaptedModel:
         self._seen = probe(backbone.name, backbone.module, backbone.image, wanted)
         self._shared = shared_modules(self.module)
         self.sites = self._place_branches(found)
-        self._resting = self._norms_below()
+        branches = adapter.branches
+        self._resting = branches.placement.resting(list(self._seen), self.sites) if branches else set[str]()
         self.groups: dict[str, Group] = {}
         self._replace_norms_and_head()
         self._name_groups()
@@ -290,13 +291,6 @@ class AdaptedModel:
                 change_input(host, Dropout(site.name, branches.placement.dropout, self._pass))
             self.module.set_submodule(site.name, host)
         return sites
-
-    def _norms_below(self) -> set[str]:
-        """The norms whose affine rests though others' is trained."""
-        branches, places = self.adapter.branches, list(self._seen)
-        if branches is None or branches.placement.norms == "all" or not self.sites:
-            return set()
-        return set(places[: min(places.index(site.name) for site in self.sites)])
 
     def _no_site(self, found: list[Site]) -> str:
         convs = [site for site in found if site.kind == "conv"]

@@ -39,7 +39,7 @@ def bias(*, sites: Placement = Placement()) -> Adapter:
     net it is the norms' shifts that are trained.
 
     Args:
-        sites: which layers' biases; the norms' are always trained.
+        sites: which layers' biases, and of which norms.
 
     Raises:
         ConfigError: `sites` asks for dropout; a bias has no input.

@@ -30,7 +30,7 @@ class Placement:
         sizes: rank (or groups) at the sites that match a glob, instead of the adapter's own; 0 for no branch.
             The first glob that matches counts.
         norms: whose affine is trained: of ``"all"`` norms, or of those that images come to ``"above"`` the first
-            branch, so that nothing changes below it.
+            branch, so that no gradient changes anything below it.
         scaling: factor on the output of every branch.
         dropout: share of the values of every branch's input that are dropped in training, drawn by client.
     """
@@ -57,6 +57,25 @@ class Placement:
         """Rank or groups of the branch at `site`."""
         glob = self._glob(site)
         return default if glob is None else self.sizes[glob]
+
+    def resting(self, places: Sequence[str], chosen: Sequence[Site]) -> set[str]:
+        """The places at which norms rest.
+
+        Args:
+            places: in the order in which images come to them.
+            chosen: the sites that have a branch.
+
+        Raises:
+            AttachError: norms above the first branch are asked for, and there is none.
+        """
+        if self.norms == "all":
+            return set()
+        if not chosen:
+            raise AttachError(
+                "adapter.sites.norms is 'above', but this backbone has no place for a branch; leave it at 'all', or choose "
+                "another adapter"
+            )
+        return set(places[: min(places.index(site.name) for site in chosen)])
 
     def untaken(
         self, chosen: Sequence[Site], option: str, default: int, taken: Callable[[Site], int]

@@ -24,7 +24,7 @@ MEMORY_BYTES = 2**30
 """What all features of a split may take; those of a larger one are computed anew each time."""
 
 WORTH_FLOPS = 500
-"""What it has to take to compute one value for it to be worth keeping; behind a single layer it is often less."""
+"""What it has to take to compute one value for it to be worth keeping: twice what a layer of few channels takes."""
 
 BLOCK = 16
 """Images that go through the network together, always so many, so that no bit depends on who asks first."""
@@ -56,15 +56,16 @@ class Features:
         self._device = next(iter(model.start.values())).device
         self._known = torch.zeros(len(split), dtype=torch.bool)
         with FlopCounterMode(display=False) as counter:
-            first = self._look(torch.zeros(1, dtype=torch.int64))
-        self._like, self._num_values = first, first.numel()
-        self._flops_per_value = counter.get_total_flops() / (BLOCK * self._num_values)
+            same = self._look(torch.zeros(BLOCK, dtype=torch.int64))
+        self._like = same[:1].clone(memory_format=torch.preserve_format)
+        self._flops_per_value = counter.get_total_flops() / same.numel()
+        self._is_steady = torch.equal(same, same[:1].expand_as(same))
 
     @property
     def pays(self) -> bool:
-        """Whether they fit, and take less time to fetch than to compute."""
+        """Whether they fit, take less time to fetch than to compute, and are the same at each place of a block."""
         num_bytes = len(self._split) * self._like.nbytes
-        return num_bytes <= MEMORY_BYTES and self._flops_per_value >= WORTH_FLOPS
+        return num_bytes <= MEMORY_BYTES and self._flops_per_value >= WORTH_FLOPS and self._is_steady
 
     @cached_property
     def _kept(self) -> Float[Tensor, "n ..."]:
@@ -85,7 +86,7 @@ class Features:
     def map_values(self, image: Sequence[int]) -> tuple[int, int]:
         """Values that a step holds of one image, the most at once and all together: features and what is above."""
         largest, together = self.model.map_values(image)
-        return max(largest, self._num_values), together + self._num_values
+        return max(largest, self._like.numel()), together + self._like.numel()
 
     def _look(self, places: Tensor) -> Float[Tensor, "n ..."]:
         images = self._split.images[torch.cat([places, places[:1].expand(BLOCK - len(places))])]
