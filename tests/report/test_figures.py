@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedadapt.report import figures
+from fedadapt.report import figures, plate
 from fedadapt.report.gather import summarise
 from fedadapt.runs.records import Direction
 
@@ -44,6 +44,11 @@ def test_runs_differ_in_more_than_colour(make_run):
     run = summarise(make_run())
     traces = figures.accuracy_by_round([run] * 28).data
     assert len({(t.line.color, t.line.dash, t.marker.symbol) for t in traces}) == 28
+
+
+def test_points_without_lines_are_told_apart():
+    """No two of 49 values of a study have the same colour and symbol."""
+    assert len({(plate.colour(index), plate.marker(index)) for index in range(49)}) == 49
 
 
 def test_labels_are_shown_as_written(make_run):

@@ -194,8 +194,8 @@ def colour(index: int) -> str:
 
 
 def marker(index: int) -> str:
-    """Its symbol: colour alone does not reach every reader."""
-    return MARKERS[index % len(MARKERS)]
+    """Its symbol: colour alone does not reach every reader, and where colours come again, other symbols go with them."""
+    return MARKERS[(index + index // len(PALETTE)) % len(MARKERS)]
 
 
 def dash(index: int) -> str:
