@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from contracts.cases import MEAN, SIDE, STD, federate, tiny_backbone, tiny_model, tiny_party
+from contracts.cases import MEAN, STD, federate, tiny_backbone, tiny_model, tiny_party
 from torch import nn
 
 from fedadapt.adapters import attach
-from fedadapt.backbones.backbone import finish
-from fedadapt.data.augment import Augment, normalise
+from fedadapt.data.augment import Augment
 from fedadapt.engines.chunks import choose_chunk
 from fedadapt.federation import features
 from fedadapt.federation.features import frozen_features
@@ -133,23 +132,18 @@ def test_chunks_are_cut_by_what_lies_above_the_trunk():
     assert choose_chunk(kept) > choose_chunk(plain) > 0
 
 
-def test_they_are_not_kept_where_their_bits_depend_on_their_place():
-    """A linear layer of odd sizes may round an image otherwise at another place of a block."""
-
-    class Odd(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.odd, self.fc = nn.Conv2d(3, 7, 4, stride=4), nn.Linear(7, 5), nn.Linear(5, 8)
-
-        def forward(self, x):
-            return self.fc(self.odd(self.conv(x).mean((2, 3))).relu())
-
-    generator = torch.Generator().manual_seed(0)
-    backbone = finish("odd", Odd(), "fc", 5, generator, None, image=(3, SIDE, SIDE))
-    model = attach(backbone, create("adapter", "head"), create("norm policy", "frozen"), generator)
+def test_they_are_not_kept_where_their_bits_depend_on_their_place(monkeypatch):
+    """A product of odd sizes may round an image otherwise at another place of a block."""
+    model = tiny_model("head")
     split = tiny_party(model).split
-    image = normalise(split.images[:1], MEAN, STD, torch.float32).expand(features.BLOCK, -1, -1, -1)
-    with torch.no_grad():
-        rows = backbone.module.odd(backbone.module.conv(image).mean((2, 3))).relu()
-    steady = all(torch.equal(row, rows[0]) for row in rows)
-    assert (frozen_features(model, split, STILL, MEAN, STD) is not None) == steady
+    trunk, behind = features.cut_trunk(model)
+
+    class Uneven(nn.Module):
+        def forward(self, images):
+            made = trunk(images)
+            made[-1] = torch.nextafter(made[-1], torch.full((), 1e9))
+            return made
+
+    for made, expected in ((trunk, True), (Uneven(), False)):
+        monkeypatch.setattr(features, "cut_trunk", lambda model, made=made: (made, behind))
+        assert (frozen_features(model, split, STILL, MEAN, STD) is not None) == expected
