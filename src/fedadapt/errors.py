@@ -4,7 +4,8 @@
 
     FedadaptError                 1   anything below
     ├── ConfigError               2   a key, type or combination that a run file may not have
-    │   └── UnknownName           2   a name that no registry entry has
+    │   ├── UnknownName           2   a name that no registry entry has
+    │   └── NoDevice              2   a device to compute on that this machine does not have, or not now
     ├── DataError                 3   a data set that is missing, corrupt or does not fit
     ├── BackboneError             4   a backbone that cannot be made, read or verified
     ├── AttachError               5   an adapter that cannot sit on, merge into or load onto a backbone
@@ -37,6 +38,10 @@ class ConfigError(FedadaptError, ValueError):
 
 class UnknownName(ConfigError):
     """A name was looked up that nothing is registered under."""
+
+
+class NoDevice(ConfigError):
+    """A device was asked for that cannot be had here; elsewhere, or later, it may."""
 
 
 class DataError(FedadaptError):

@@ -11,18 +11,18 @@ import pytest
 from study_files import SEARCH, STUDY, write_study
 from tiny import outcome, start, tiny
 
-from fedadapt.errors import Interrupted, RunError
+from fedadapt.errors import Interrupted, NoDevice, RunError, RunInUse
 from fedadapt.experiment import run
 from fedadapt.experiment.run import Watcher
 from fedadapt.experiment.study import Spectator, conduct, load_study
 from fedadapt.experiment.study.compare import compare
-from fedadapt.experiment.study.conduct import CELLS, share_out
+from fedadapt.experiment.study.conduct import CELLS, foresee, share_out
 from fedadapt.experiment.study.grid import digest, make_plan, places
 from fedadapt.experiment.study.machine import GIBIBYTE, Need, Room, available_bytes, cores
 from fedadapt.experiment.study.workers import STOPPED, Ended, Workers, run_cell
 from fedadapt.report.gather import summarise
 from fedadapt.runs.records import Direction
-from fedadapt.runs.results import AccuracyOf, CellResult, Results, Status
+from fedadapt.runs.results import RESULTS, AccuracyOf, CellResult, Results, Status
 from fedadapt.runs.store import FILE, RunStore
 
 MIXED = """
@@ -96,6 +96,7 @@ class _Stopping(Watcher):
         (("train.lr=1e30", "train.batch_size=4", "adapter=full"), Status.FAILED, "no client could do its work in the first round: 4 "),
         (("codec.error_feedback=true",), Status.FAILED, "loses nothing"),
         (("data.source.name=npz", "data.source.size=8", "data.source.path=none.npz"), Status.BROKEN, "none.npz"),
+        (("train.device=cuda:99",), Status.BROKEN, "GPUs are usable here"),
     ],
 )  # fmt: skip
 def test_what_would_end_so_again_is_told_from_what_the_machine_did(tmp_path, settings, status, reason):
@@ -135,6 +136,69 @@ def test_overwrite_clears_a_search_that_cannot_be_gone_on_with(tmp_path):
         conduct(study, tmp_path / "runs", jobs=1)
     _, plan, found = conduct(study, tmp_path / "runs", jobs=1, overwrite=True)
     assert {found[cell.digest].status for cell in (*plan.searches, *plan.cells.values())} == {Status.DONE}
+
+
+def test_a_damaged_run_spoils_its_cell_only(tmp_path):
+    """A file that cannot be read is that cell's trouble, and is tried again; so is one that is not all there."""
+    study = load_study(write_study(tmp_path, MIXED.replace("wild", "other").replace("train.lr = 1e30, ", "")))
+    cells = list(make_plan(study, places(study), {}).cells.values())
+    for cell, broken in zip(cells, ("damaged", "short"), strict=True):
+        path = run(cell.config, tmp_path / "runs" / CELLS) / FILE
+        if broken == "damaged":
+            path.write_bytes(path.read_bytes()[:5000])
+        else:
+            RunStore.remove(path.parent)
+            run(cell.config.model_copy(update={"rounds": 1}), tmp_path / "runs" / CELLS)
+    ended = []
+
+    class Telling(Spectator):
+        def ended(self, cell, result):
+            ended.append(result)
+
+    with pytest.raises(RunError, match="2 cells could not be run"):
+        conduct(study, tmp_path / "runs", jobs=1, spectator=Telling())
+    assert {result.status for result in ended} == {Status.BROKEN}
+    assert all("\n" not in result.reason for result in ended)
+    _, plan, found = conduct(study, tmp_path / "runs", jobs=1, overwrite=True)
+    assert {found[cell.digest].status for cell in plan.cells.values()} == {Status.DONE}
+
+
+def test_overwrite_leaves_a_cell_alone_that_another_process_runs(tmp_path):
+    """It has the lock of the cell's directory, and what it commits is worth something."""
+    study = load_study(write_study(tmp_path, MIXED.partition("wild")[0]))
+    (cell,) = make_plan(study, places(study), {}).cells.values()
+    path = run(cell.config, tmp_path / "runs" / CELLS)
+    with RunStore.open(path), pytest.raises(RunInUse):
+        conduct(study, tmp_path / "runs", jobs=1, overwrite=True)
+    assert (path / FILE).exists()
+
+
+def test_a_search_that_found_nothing_is_said(tmp_path):
+    """Cells whose search had no run that worked are not run, and the first reason is told."""
+    wild = MIXED.replace('wild = { adapter = "full", train.lr = 1e30,', 'wild = { adapter = "full",')
+    study = load_study(write_study(tmp_path, wild + SEARCH.replace("[0.01, 0.1]", "[1e30]")), [])
+    with pytest.raises(RunError, match=r"cells have no rate.*no client could do its work"):
+        conduct(study, tmp_path / "runs", jobs=1)
+
+
+def test_a_study_for_a_gpu_is_refused_where_there_is_none(tmp_path):
+    """Before any cell is begun; what it would be can be looked at all the same."""
+    study = load_study(write_study(tmp_path, MIXED), ["train.device=cuda:99"])
+    with pytest.raises(NoDevice):
+        conduct(study, tmp_path / "runs", jobs=1)
+    assert not (tmp_path / "runs").exists()
+    assert foresee(study, tmp_path / "runs", places(study), {})[0].cells
+
+
+def test_a_run_and_a_study_of_one_name_leave_each_other_alone(tmp_path):
+    """Their files lie side by side, and --overwrite is of one's own."""
+    config = tiny("rounds=1", "name=both")
+    with Results.write(tmp_path / "both") as results:
+        results.keep(CellResult("a", Status.FAILED, {"seed": 1}, "diverged"))
+    path = run(config, tmp_path)
+    run(config, tmp_path, overwrite=True)
+    with Results.read(path / RESULTS) as results:
+        assert results.cells()["a"].reason == "diverged"
 
 
 def test_a_dead_process_spoils_its_cell_only(tmp_path):
@@ -197,6 +261,9 @@ def test_results_survive_the_way_to_disk(tmp_path):
         results._write(("UPDATE cells SET record = ?", [(b"no record",)]))
         with pytest.raises(RunError, match="are damaged"):
             results.cells()
+    (tmp_path / RESULTS).write_bytes(b"")
+    with Results.write(tmp_path) as results:
+        assert results.cells() == {}
     (tmp_path / "other.sqlite").write_bytes(b"something else, long enough to be looked at" * 40)
     with pytest.raises(RunError, match="cannot read results"):
         Results.read(tmp_path / "other.sqlite")

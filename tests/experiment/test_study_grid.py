@@ -150,6 +150,18 @@ def test_a_failed_value_loses_and_a_broken_one_is_waited_for(study):
     assert not make_plan(made, places(made), broken).cells
 
 
+def test_where_no_value_worked_none_is_taken(study):
+    """A search of which all runs failed has found nothing, and its cells are not run at a rate that nobody chose."""
+    made = study(STUDY + SEARCH)
+    searches = make_plan(made, places(made), {}).searches
+    failed = finished(searches[:2], [0.9, 0.1], Status.FAILED) | finished(searches[2:], [0.6, 0.5])
+    plan = make_plan(made, places(made), failed)
+    lost = searches[0].labels["trainable"]
+    assert {cell.labels["trainable"] for cell in plan.waiting} == {lost}
+    assert lost not in {cell.labels["trainable"] for cell in plan.cells.values()}
+    assert [one for one in searches if one.is_for(plan.waiting[0])] == list(searches[:2])
+
+
 def test_cells_are_chosen_by_number_or_value(study):
     """Numbers and values of axes pick places; both together pick what both do."""
     made = study()

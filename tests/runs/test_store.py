@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedadapt.errors import RunError
-from fedadapt.runs.records import ClientRecord, Direction, LedgerEntry, Outcome, RoundRecord
-from fedadapt.runs.store import FILE, RoundSummary, RunStore
+from fedadapt.runs.records import ClientRecord, Direction, LedgerEntry, Outcome, RoundRecord, RoundSummary
+from fedadapt.runs.store import FILE, RunStore
 
 MANIFEST = {"config": {"seed": 7, "rate": 0.1}, "classes": ["cat", "däg"], "hardware": None}
 

@@ -14,9 +14,9 @@ from typing import Any
 from fedadapt.errors import RunError
 from fedadapt.runs.ledger import LedgerTotal
 from fedadapt.runs.lock import is_held
-from fedadapt.runs.records import ClientRecord, Direction, Outcome
+from fedadapt.runs.records import ClientRecord, Direction, Outcome, RoundSummary
 from fedadapt.runs.results import AccuracyOf, RunRecord, accuracy_of
-from fedadapt.runs.store import RoundSummary, RunStore
+from fedadapt.runs.store import RunStore
 
 RECENT = 5
 """Rounds whose mean duration tells how long the rest will take."""

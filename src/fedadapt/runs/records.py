@@ -120,3 +120,20 @@ class RoundRecord:
     def empty(self) -> bool:
         """Whether nobody's update counted, so that the model is that of the round before."""
         return all(record.outcome is not Outcome.ACCEPTED for record in self.clients)
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """What a committed round says about itself.
+
+    Args:
+        round: 0 for the state before the first round.
+        metrics: numbers about the global model, by name.
+        wall_s: seconds the round took.
+        cpu_s: processor seconds it took.
+    """
+
+    round: int
+    metrics: dict[str, float]
+    wall_s: float
+    cpu_s: float

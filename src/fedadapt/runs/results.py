@@ -21,8 +21,8 @@ from typing import Any, Self, final
 from fedadapt.errors import RunError
 from fedadapt.runs.ledger import LedgerTotal
 from fedadapt.runs.lock import acquire
-from fedadapt.runs.records import ClientRecord, Direction, Outcome
-from fedadapt.runs.store import RoundSummary, RunStore
+from fedadapt.runs.records import ClientRecord, Direction, Outcome, RoundSummary
+from fedadapt.runs.store import RunStore
 
 VERSION = 1
 RESULTS = "results.sqlite"
@@ -112,7 +112,11 @@ class RunRecord:
         return sum(total.num_bytes for total in self.totals if total.direction is way)
 
     def to_bytes(self) -> bytes:
-        """As `from_bytes` reads it."""
+        """As `from_bytes` reads it.
+
+        Raises:
+            RunError: it is larger than `from_bytes` takes.
+        """
         rows = {
             "manifest": self.manifest,
             "rounds": [[r.round, r.metrics, r.wall_s, r.cpu_s] for r in self.rounds],
@@ -122,7 +126,13 @@ class RunRecord:
             ],
             "totals": [list(total) for total in self.totals],
         }
-        return zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), 9)
+        text = json.dumps(rows, separators=(",", ":")).encode()
+        if len(text) > MAX_RECORD_BYTES:
+            raise RunError(
+                f"the record of a run has {len(text):,} bytes, results keep {MAX_RECORD_BYTES:,}; "
+                "have fewer rounds or smaller cohorts"
+            )
+        return zlib.compress(text, 9)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RunRecord:
@@ -243,10 +253,14 @@ class Results:
         except OSError as error:
             raise RunError(f"cannot make {folder}: {error.strerror}; choose another place") from error
         try:
-            new = not file.exists()
             connection = sqlite3.connect(file, isolation_level=None)
-            if new:
-                connection.executescript(_SCHEMA)
+            try:
+                # None yet; or none came of it, for want of room.
+                if connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
+                    connection.executescript(_SCHEMA)
+            except sqlite3.Error:
+                connection.close()
+                raise
         except sqlite3.Error as error:
             os.close(lock)
             raise RunError(f"cannot open results {file}: {error}; choose another place") from error
@@ -262,7 +276,11 @@ class Results:
         if not file.is_file():
             raise RunError(f"there are no results in {file}; make them with `fedadapt study`")
         uri = f"{file.absolute().as_uri()}?mode=ro"
-        return cls(file, sqlite3.connect(uri, uri=True, isolation_level=None), None)
+        try:
+            connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+        except sqlite3.Error as error:
+            raise RunError(f"cannot open results {file}: {error}; look at its permissions") from error
+        return cls(file, connection, None)
 
     def close(self) -> None:
         """Gives the lock back; closing twice is no error."""

@@ -13,7 +13,6 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
@@ -24,7 +23,8 @@ from fedadapt.params import Streams, from_bytes, to_bytes
 from fedadapt.runs import chain
 from fedadapt.runs.ledger import LedgerTotal, totals
 from fedadapt.runs.lock import LOCK, acquire
-from fedadapt.runs.records import ClientRecord, Direction, LedgerEntry, Outcome, RoundRecord
+from fedadapt.runs.log import LOG
+from fedadapt.runs.records import ClientRecord, Direction, LedgerEntry, Outcome, RoundRecord, RoundSummary
 
 FILE = "run.sqlite"
 _NEW = f"{FILE}.new"
@@ -36,23 +36,6 @@ _CAUSES = {
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_IOERR_WRITE: "the system refuses the write, perhaps a full quota or a file size limit",
 }
-
-
-@dataclass(frozen=True)
-class RoundSummary:
-    """What a committed round says about itself.
-
-    Args:
-        round: 0 for the state before the first round.
-        metrics: numbers about the global model, by name.
-        wall_s: seconds the round took.
-        cpu_s: processor seconds it took.
-    """
-
-    round: int
-    metrics: dict[str, float]
-    wall_s: float
-    cpu_s: float
 
 
 @final
@@ -155,6 +138,26 @@ class RunStore:
             store.close()
             raise
         return store
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Removes the run of a directory, if there is one; what else is there stays.
+
+        Raises:
+            RunInUse: another process writes to it.
+            RunError: it cannot be removed.
+        """
+        if not path.is_dir():
+            return
+        try:
+            lock = acquire(path)
+            try:
+                for name in (FILE, *_BESIDE, LOG):
+                    (path / name).unlink(missing_ok=True)
+            finally:
+                os.close(lock)
+        except OSError as error:
+            raise RunError(f"cannot remove run {path}: {_cause(error)}") from error
 
     @classmethod
     def _write(cls, path: Path, lock: int) -> RunStore:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedadapt.errors import ConfigError
+from fedadapt.errors import ConfigError, NoDevice
 
 Precision = Literal["fp32", "bf16"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -51,7 +51,8 @@ class TrainConfig(BaseModel):
         """The device to compute on: with ``auto`` a GPU if there is one.
 
         Raises:
-            ConfigError: there is no such device.
+            ConfigError: no device has such a name.
+            NoDevice: there is none here.
         """
         return resolve_device(self.device, "train.device")
 
@@ -60,7 +61,8 @@ def resolve_device(name: str, key: str) -> torch.device:
     """The device of that name, with ``auto`` a GPU if there is one; `key` is what it is called in an error.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: no device has such a name.
+        NoDevice: there is none here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -71,7 +73,7 @@ def resolve_device(name: str, key: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"{key} is {name!r}; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
+        raise NoDevice(
             f"{key} is {name!r}, but {torch.cuda.device_count()} GPUs are usable here; use auto or cpu"
         )
     return device

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from fedadapt.experiment.study.file import Pattern, Study, check_pattern, matche
 from fedadapt.experiment.study.grid import Cell, Place, Plan, check, digest, make_plan, places
 from fedadapt.experiment.study.machine import Room, cores, gpu_bytes
 from fedadapt.experiment.study.workers import STOPPED, Advanced, Ended, Workers
-from fedadapt.runs.results import RESULTS, CellResult, PlaceResult, Results, Status, read_record
-from fedadapt.runs.store import FILE
+from fedadapt.runs.results import RESULTS, CellResult, PlaceResult, Results, RunRecord, Status, read_record
+from fedadapt.runs.store import FILE, RunStore
 
 CELLS = "cells"
 """The folder of the cells' run directories, which studies share."""
@@ -76,7 +75,7 @@ def conduct(
         Interrupted: Ctrl-C; whole rounds and finished cells are on disk.
     """
     chosen = places(study) if wanted is None else list(wanted)
-    check(study, chosen)
+    check(study, chosen, here=True)
     spectator, known = spectator or Spectator(), known or {}
     with Results.write(folder / study.config.name) as results:
         _describe(study, results, known)
@@ -85,9 +84,9 @@ def conduct(
             plan = make_plan(study, chosen, {**known, **found})
             begun = (cell for cell in plan.searches if cell.digest not in {**known, **found})
             for cell in (*plan.cells.values(), *begun):
+                RunStore.remove(folder / CELLS / cell.digest)
                 results.forget(cell.digest)
                 found.pop(cell.digest, None)
-                shutil.rmtree(folder / CELLS / cell.digest, ignore_errors=True)
         _Conduct(study, folder, results, found, known, spectator).to_the_end(chosen, jobs)
         _describe(study, results, known)
     plan = make_plan(study, chosen, {**known, **found})
@@ -96,6 +95,13 @@ def conduct(
         raise RunError(
             f"{len(broken)} cells could not be run; the first because: {broken[0].reason}; "
             "remove the cause and give the same command again"
+        )
+    if plan.waiting:
+        cell, results_now = plan.waiting[0], {**known, **found}
+        reasons = (results_now[one.digest].reason for one in plan.searches if one.is_for(cell))
+        raise RunError(
+            f"{len(plan.waiting)} cells have no rate, since no run of their search worked; the first because: "
+            f"{next(reasons)}; change values or settings of [search]"
         )
     return folder / study.config.name / RESULTS, plan, found
 
@@ -225,20 +231,37 @@ class _Conduct:
     def _ended(self, event: Ended) -> None:
         cell = event.cell
         path = self.folder / CELLS / cell.digest
-        record = None
-        if (path / FILE).exists():
-            record = read_record(path)
+        status, reason, record = Status(event.status), event.reason, None
+        try:
+            if (path / FILE).exists():
+                record = _record(path, cell.config.rounds if status is Status.DONE else 0)
+        except RunError as error:
+            status, record = Status.BROKEN, None
+            reason = f"{reason}; {error}" if reason else str(error)
         result = CellResult(
             cell.digest,
-            Status(event.status),
+            status,
             cell.config.model_dump(mode="json"),
-            event.reason,
+            reason,
             record,
             None if record is None else record.accuracy,
         )
         self.results.keep(result)
         self.found[cell.digest] = result
         self.spectator.ended(cell, result)
+
+
+def _record(path: Path, rounds: int) -> RunRecord:
+    """What a run wrote down, if it can be kept.
+
+    Raises:
+        RunError: the run is damaged, or too long a tale, or has fewer than so many rounds.
+    """
+    record = read_record(path)
+    record.to_bytes()
+    if rounds and (not record.rounds or record.rounds[-1].round < rounds):
+        raise RunError(f"run {path} has fewer than the {rounds} rounds that it was to have; remove it")
+    return record
 
 
 def _current(results: Results) -> dict[str, CellResult]:

@@ -53,6 +53,12 @@ class Cell:
         """The cell in words."""
         return titled(self.labels)
 
+    def is_for(self, cell: Cell) -> bool:
+        """Whether this is a run of the search that decides for a cell of the grid."""
+        return self.stage is Stage.SEARCH and all(
+            cell.labels.get(axis, value) == value for axis, value in self.labels.items()
+        )
+
 
 @dataclass(frozen=True)
 class Place:
@@ -72,9 +78,9 @@ class Plan:
     """What of a study is known so far.
 
     Args:
-        cells: of the grid, by number, where the search has come to an end.
+        cells: of the grid, by number, where the search has found a value.
         searches: all cells of searches.
-        waiting: what waits for its search, with the first value that is tried.
+        waiting: what waits for its search, with the first value that is tried; in vain where none of its runs worked.
     """
 
     cells: Mapping[int, Cell]
@@ -151,27 +157,30 @@ def make_plan(study: Study, wanted: list[Place], results: Mapping[str, CellResul
             group = tuple(place.labels[axis] for axis in search.per)
             if group not in groups:
                 groups[group] = _candidates(study, search, grid, place)
-            tried = groups[group]
-            if any(
-                cell.digest not in results or results[cell.digest].status is Status.BROKEN for cell in tried
-            ):
+            best = _best([results.get(cell.digest) for cell in groups[group]])
+            if best is None:
                 config = study.configure(place.labels, seed, {search.key: search.values[0]})
                 waiting.append(Cell(_named(config), place.labels, Stage.GRID, place.number))
                 continue
-            value = search.values[_best([results[cell.digest] for cell in tried])]
-            config = study.configure(place.labels, seed, {search.key: value})
+            config = study.configure(place.labels, seed, {search.key: search.values[best]})
         cells[place.number] = Cell(_named(config), place.labels, Stage.GRID, place.number)
     return Plan(cells, tuple(cell for tried in groups.values() for cell in tried), tuple(waiting))
 
 
-def check(study: Study, wanted: list[Place]) -> None:
+def check(study: Study, wanted: list[Place], *, here: bool = False) -> None:
     """Refuses a study of which a cell names what is not there, or that searches on test data, before any of it runs.
+
+    Args:
+        study: which.
+        wanted: places of its grid.
+        here: whether it is to run on this machine.
 
     Raises:
         ConfigError: in one line.
     """
     seen = set()
-    for cell in _all(study, wanted):
+    grid, searches = list(_all(study, wanted)), make_plan(study, wanted, {}).searches
+    for cell in (*grid, *searches):
         config, data = cell.config, cell.config.data
         parts: dict[str, Any] = {
             "backbone": config.backbone,
@@ -192,7 +201,9 @@ def check(study: Study, wanted: list[Place]) -> None:
             except ConfigError as error:
                 raise ConfigError(f"study {study.path}, cell {cell.title}: {error}") from None
         find("source", data.source.name)
-    for cell in make_plan(study, wanted, {}).searches:
+        if here:
+            config.train.resolve_device()
+    for cell in searches:
         if not cell.config.data.validation_fraction:
             raise ConfigError(
                 f"study {study.path}: the search measures on the test set, and what it picks would be picked by that; "
@@ -255,10 +266,13 @@ def _kept(config: StudyConfig, labels: Mapping[str, str]) -> bool:
     return included and not any(matches(pattern, labels) for pattern in config.exclude)
 
 
-def _best(results: list[CellResult]) -> int:
-    """The most accurate; where none worked the first, which then fails on its own account."""
-    scores = [r.accuracy if r.status is Status.DONE and r.accuracy is not None else -1.0 for r in results]
-    return scores.index(max(scores))
+def _best(results: list[CellResult | None]) -> int | None:
+    """The most accurate; None as long as one is missing, or where none worked."""
+    if any(result is None or result.status is Status.BROKEN for result in results):
+        return None
+    scores = [r.accuracy if r and r.status is Status.DONE else None for r in results]
+    known = [score for score in scores if score is not None]
+    return scores.index(max(known)) if known else None
 
 
 def _named(config: RunConfig) -> RunConfig:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,12 +18,20 @@ from typing import Any, Self
 
 import torch
 
-from fedadapt.errors import AttachError, ConfigError, FedadaptError, Interrupted, RoundFailed, RunError
+from fedadapt.errors import (
+    AttachError,
+    ConfigError,
+    FedadaptError,
+    Interrupted,
+    NoDevice,
+    RoundFailed,
+    RunError,
+)
 from fedadapt.experiment.build import Experiment
 from fedadapt.experiment.config import RunConfig, make_config
 from fedadapt.experiment.run import Watcher, resume, run
 from fedadapt.experiment.study.grid import Cell, digest
-from fedadapt.experiment.study.machine import Need, Room
+from fedadapt.experiment.study.machine import Need, Room, peak_bytes
 from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord, absences
 from fedadapt.runs.results import Status
 from fedadapt.runs.store import FILE, RunStore
@@ -145,7 +151,7 @@ class Workers:
             worker = pipes[pipe]  # type: ignore[index]
             try:
                 told = json.loads(worker.pipe.recv_bytes())
-            except (EOFError, ConnectionError):
+            except (EOFError, OSError, ValueError):
                 self._workers.remove(worker)
                 worker.process.join()
                 if worker.cell is not None:
@@ -218,6 +224,8 @@ def run_cell(config: RunConfig, folder: Path, watcher: Watcher) -> tuple[str, st
             run(config, folder, watcher=_Sparing(watcher))
     except Interrupted:
         return STOPPED, ""
+    except NoDevice as error:
+        return Status.BROKEN, str(error)
     except (ConfigError, AttachError, RoundFailed) as error:
         return Status.FAILED, str(error)
     except (FedadaptError, OSError) as error:
@@ -287,10 +295,8 @@ class _Teller(Watcher):
 
 
 def _tell(pipe: Connection, **what: Any) -> None:
-    # Kibibytes on Linux, bytes on a Mac.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     reserved = torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else 0
-    pipe.send_bytes(json.dumps({"need": [peak, reserved], **what}).encode())
+    pipe.send_bytes(json.dumps({"need": [peak_bytes(), reserved], **what}).encode())
 
 
 def _end_with_parent() -> None:
