@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import numpy as np
@@ -191,6 +192,29 @@ def test_every_algorithm_resumes(tmp_path, algorithm):
     with pytest.raises(Stopped):
         run(config, tmp_path / "stopped", watcher=StopAfter(2))
     assert outcome(resume(tmp_path / "stopped" / "tiny")) == whole
+
+
+def test_a_run_goes_on_with_as_many_threads_as_it_began_with(tmp_path, monkeypatch):
+    """Whatever the process was told, which gets back what it had; more threads than there are cores are not made."""
+    seen = []
+
+    class Noting(Watcher):
+        def begin(self, experiment, last_round):
+            seen.append(torch.get_num_threads())
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    before = torch.get_num_threads()
+    try:
+        for began, now in ((2, 1), (1, 2), (3, 1)):
+            torch.set_num_threads(began)
+            with pytest.raises(Stopped):
+                run(tiny("adapter=full", "rounds=2"), tmp_path / str(began), watcher=StopAfter(1))
+            torch.set_num_threads(now)
+            resume(tmp_path / str(began) / "tiny", watcher=Noting())
+            assert torch.get_num_threads() == now
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2, 1, 1]
 
 
 def test_resuming_a_finished_run_does_nothing(tmp_path):

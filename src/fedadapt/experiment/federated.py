@@ -16,7 +16,8 @@ from fedadapt.engines.flower.mandate import Mandate, Patience
 from fedadapt.errors import ConfigError, RunError
 from fedadapt.experiment.build import Clients, Experiment, build, load_data, manifest
 from fedadapt.experiment.config import PopulationConfig, RunConfig
-from fedadapt.experiment.run import StoredMemory, Watcher, play_on, rebuild
+from fedadapt.experiment.memory import StoredMemory
+from fedadapt.experiment.run import Watcher, play_on, rebuild
 from fedadapt.federation.handshake import TERMS, Terms
 from fedadapt.files import write_whole
 from fedadapt.runs import log as run_log

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import threading
 import time
-from collections import UserDict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,6 +19,7 @@ from fedadapt.errors import ConfigError, Interrupted, RunError
 from fedadapt.experiment.blueprint import draw_blueprint
 from fedadapt.experiment.build import Experiment, LoadData, build, build_data, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, apply_setting, make_config
+from fedadapt.experiment.memory import StoredMemory
 from fedadapt.federation.buffered import play_buffered
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.round import Played, play
@@ -29,9 +27,8 @@ from fedadapt.federation.round_zero import play_warm_start
 from fedadapt.federation.serve import predicting
 from fedadapt.params import Streams, stack
 from fedadapt.registry import names
-from fedadapt.runs.lock import acquire
-from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
-from fedadapt.runs.store import FILE, RunStore
+from fedadapt.runs.records import ClientRecord, RoundRecord
+from fedadapt.runs.store import RunStore
 from fedadapt.training.evaluate import Scores, evaluate, evaluate_clients, over_clients
 from fedadapt.training.processor import tuned_processor
 
@@ -50,42 +47,6 @@ class Watcher:
 
     def committed(self, record: RoundRecord) -> None:
         """A round is on disk."""
-
-
-class StoredMemory(UserDict[int, Streams]):
-    """The clients' memory: read from the run when it is asked for; what is written waits for the round's commit."""
-
-    def __init__(self, store: RunStore) -> None:
-        super().__init__()
-        self.store = store
-        self.unsaved: set[int] = set()
-
-    def __contains__(self, client: object) -> bool:
-        if client not in self.data:
-            kept = self.store.memory(client)  # type: ignore[arg-type]
-            if kept is None:
-                return False
-            self.data[client] = kept  # type: ignore[index]
-        return True
-
-    def __setitem__(self, client: int, streams: Streams) -> None:
-        self.data[client] = streams
-        self.unsaved.add(client)
-
-    def written(self) -> dict[int, Streams]:
-        """What this round wrote."""
-        return {client: self.data[client] for client in sorted(self.unsaved)}
-
-    def take_back(self, clients: Iterable[int]) -> None:
-        """Undoes what these have written in this round: whose update does not count is as if it had not been asked."""
-        for client in self.unsaved.intersection(clients):
-            del self.data[client]
-            self.unsaved.remove(client)
-
-    def forget(self) -> None:
-        """Lets go of what is on disk, so that memory follows the cohort and not the clients ever seen."""
-        self.data.clear()
-        self.unsaved.clear()
 
 
 def run(
@@ -107,13 +68,8 @@ def run(
     # Before anything is removed, so that a wrong setting does not cost the run that was to be replaced.
     experiment = build(config)
     with experiment.engine as make_engine:
-        if overwrite and (path / FILE).exists():
-            # With the lock, so that a run that is in use is not pulled from under its process.
-            lock = acquire(path)
-            try:
-                shutil.rmtree(path)
-            finally:
-                os.close(lock)
+        if overwrite:
+            RunStore.remove(path)
         with RunStore.create(path, manifest(experiment, config.engine.name)) as store:
             _simulate(experiment, store, make_engine, watcher or Watcher())
     return path
@@ -122,7 +78,8 @@ def run(
 def resume(path: Path, settings: Sequence[str] = (), *, watcher: Watcher | None = None) -> Path:
     """Goes on with a run after its last committed round; a finished run is left as it is.
 
-    The result is bit for bit that of a run that was never stopped, on the same machine and versions.
+    The result is bit for bit that of a run that was never stopped, on the same machine and versions; it computes with
+    as many threads as the run began with.
 
     Args:
         path: the run's directory.
@@ -211,7 +168,7 @@ def play_on(
         Interrupted: it was asked to stop; everything up to the last round is on disk.
     """
     config = experiment.config
-    with tuned_processor():
+    with tuned_processor(store.manifest["hardware"]["threads"]):
         if store.last_round is None:
             store.commit(_begin(experiment, engine))
         last = store.last_round or 0
@@ -227,7 +184,7 @@ def play_on(
             engine.on_clients = partial(watcher.clients, number, len(cohort))
             played = _drive(_flow(experiment, state, number, cohort), engine)
             state = played.state
-            memory.take_back(c.client for c in played.clients if c.outcome is not Outcome.ACCEPTED)
+            memory.settle(played.clients)
             metrics = _training_metrics(played)
             clients = played.clients
             if number % config.evaluate.every == 0 or number == config.rounds:

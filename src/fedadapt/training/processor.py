@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,8 +18,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @contextmanager
-def tuned_processor() -> Iterator[None]:
+def tuned_processor(threads: int | None = None) -> Iterator[None]:
     """Takes denormal numbers for zero within the block, and has the process keep the memory that tensors free.
+
+    Args:
+        threads: to compute with in the block, where the machine has as many cores; None leaves them as they are. Sums
+            of large tensors differ in their last bits between numbers of threads.
 
     Momenta that fade away are full of denormals, which processors are slow at. The mode is switched off afterwards:
     torch does not tell what it was before, and off is what it starts with. It is the calling thread's, and that of
@@ -29,11 +34,15 @@ def tuned_processor() -> Iterator[None]:
     map of every step would be pages that the system has to clear first.
     """
     _keep_freed_memory()
+    before = torch.get_num_threads()
+    if threads and threads <= (os.cpu_count() or 1):
+        torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
 
 
 @cache
