@@ -283,6 +283,15 @@ def test_an_update_beyond_the_bound_is_refused(sound):
     assert all(torch.allclose(played.state["model"][n], t - 2.0) for n, t in STATE["model"].items())
 
 
+def test_who_says_it_has_more_samples_than_any_is_refused():
+    """What a client says weighs its update; the bound itself may be reached."""
+    bounded = replace(PARTY, wire=replace(PARTY.wire, max_examples=30))
+    replies = [upload(0, scalars=(30.0, 1.0, 0.5)), upload(2, scalars=(31.0, 1.0, 0.5))]
+    played = finish(ask([0, 2], party=bounded)[0], replies)
+    assert [record.outcome for record in played.clients] == [Outcome.ACCEPTED, Outcome.REFUSED]
+    assert "says it has 31 samples, federation.max_examples is 30" in played.clients[1].reason
+
+
 def test_twisted_frames_are_refused():
     """Noise, cuts, altered headers and false lengths, half of them with a right checksum; a million in tests/slow."""
     assert storm(3000, seed=1) == 0

@@ -117,6 +117,16 @@ def test_a_reply_is_checked_and_the_others_count(damage, outcome, said):
     assert torch.equal(played.state["model"]["fc.weight"], without.state["model"]["fc.weight"])
 
 
+def test_who_counts_more_samples_than_any_may_have_is_refused():
+    """As in every later round; one that has just so many is taken."""
+    party = party_of()
+    party = replace(party, wire=replace(party.wire, max_examples=sorted(SIZES)[-2]))
+    played, _, _ = exchange(party)
+    refused = [record for record in played.clients if record.outcome is Outcome.REFUSED]
+    assert [record.client for record in refused] == [SIZES.index(max(SIZES))]
+    assert "federation.max_examples" in refused[0].reason
+
+
 def test_who_outweighs_the_others_is_named():
     """Moments that are possible by themselves, but for what rounding may do, and beside which what the others say is nothing."""
     party = party_of()

@@ -125,3 +125,25 @@ def test_the_last_resolution_goes_on():
     config = PretrainConfig(resolutions=((1, 16), (2, 24), (1, 32)))
     assert [config.pixels(epoch, 64) for epoch in range(6)] == [16, 24, 24, 32, 32, 32]
     assert PretrainConfig().pixels(3, 64) == 64
+
+
+def test_a_training_that_diverges_is_no_backbone(tmp_path):
+    """It ends with what to do, and the state on disk is that of the last epoch that was sound."""
+    wild = CONFIG.model_copy(update={"lr": 1e30, "bf16": False})
+    with pytest.raises(RunError, match=r"diverged in epoch \d, its loss is .*lower train.lr"):
+        pretrain(network(), DATA, wild, tmp_path / "state")
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_state_that_cannot_be_written_is_one_line(tmp_path):
+    """Where a folder should be there is a file."""
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(RunError, match="cannot write .*another --out") as error:
+        pretrain(network(), DATA, CONFIG, tmp_path / "file" / "state")
+    assert "\n" not in str(error.value)
+
+
+def test_images_have_at_least_a_pixel():
+    """A resolution of nothing is refused where the recipe is read."""
+    with pytest.raises(ValueError, match="greater than 0"):
+        PretrainConfig(resolutions=((1, 0),))

@@ -128,6 +128,11 @@ class FederationConfig(Section):
     norm_bound: float | None = Field(
         default=None, gt=0, description="an update of a greater Euclidean norm is refused; none: any is taken"
     )
+    max_examples: int | None = Field(
+        default=None,
+        ge=1,
+        description="an update that says it is over more samples, by which it is weighted, is refused; none: any is taken",
+    )
 
 
 class EvaluateConfig(Section):

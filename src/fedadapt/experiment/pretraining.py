@@ -15,9 +15,11 @@ from fedadapt.backbones.backbone import content_digest
 from fedadapt.backbones.builtin import RANDOM
 from fedadapt.backbones.weights import save_weights
 from fedadapt.data.dataset import Dataset
-from fedadapt.errors import ConfigError
+from fedadapt.errors import BackboneError, ConfigError, RunError
 from fedadapt.experiment.build import processor
 from fedadapt.experiment.config import apply_setting, read_toml
+from fedadapt.files import write_whole
+from fedadapt.params import is_finite
 from fedadapt.registry import Choice, Section, first_problem
 from fedadapt.seeds import Seeds
 from fedadapt.training.config import resolve_device
@@ -46,6 +48,8 @@ def pretrain_backbone(
 
     Raises:
         ConfigError: the recipe cannot be read.
+        RunError: training diverged, or something cannot be written; whole epochs are safe.
+        BackboneError: its weights are beyond fp16.
     """
     recipe = _load(recipe_path, settings)
     device = str(resolve_device(recipe.device, "device"))
@@ -66,6 +70,10 @@ def pretrain_backbone(
         on_epoch=lambda entry: say(json.dumps(entry)),
     )
     model.cpu().half().float()
+    if not is_finite(dict(model.state_dict())):
+        raise BackboneError(
+            f"{backbone.name} has values beyond those of fp16, as which it is stored; lower train.lr, give another --out"
+        )
     entry = {
         "backbone": backbone.name,
         "started_from": started_from,
@@ -86,8 +94,13 @@ def pretrain_backbone(
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "log": log,
     }
-    save_weights(model, out, entry, lambda name, tensor: {name: tensor.half()})
-    out.with_name(f"{out.name}.md").write_text(model_card(entry), encoding="utf-8")
+    try:
+        save_weights(model, out, entry, lambda name, tensor: {name: tensor.half()})
+        write_whole(out.with_name(f"{out.name}.md"), model_card(entry).encode())
+    except OSError as error:
+        raise RunError(
+            f"cannot write {out}: {error.strerror}; make room and give the command again"
+        ) from error
     state.unlink()
     return entry
 

@@ -62,10 +62,14 @@ class Features:
         self._is_steady = torch.equal(same, same[:1].expand_as(same))
 
     @property
+    def num_bytes(self) -> int:
+        """What the features of all images take."""
+        return len(self._split) * self._like.nbytes
+
+    @property
     def pays(self) -> bool:
         """Whether they fit, take less time to fetch than to compute, and are the same at each place of a block."""
-        num_bytes = len(self._split) * self._like.nbytes
-        return num_bytes <= MEMORY_BYTES and self._flops_per_value >= WORTH_FLOPS and self._is_steady
+        return self.num_bytes <= MEMORY_BYTES and self._flops_per_value >= WORTH_FLOPS and self._is_steady
 
     @cached_property
     def _kept(self) -> Float[Tensor, "n ..."]:

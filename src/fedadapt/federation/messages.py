@@ -101,6 +101,7 @@ class Wire:
         delta: whether downloads are steps from the version that a client holds.
         error_feedback: whether clients keep what packing an upload lost, and add it to the next.
         norm_bound: an upload whose values have a greater Euclidean norm is refused; None for no bound.
+        max_examples: one that says it is over more samples is refused; None for no bound.
     """
 
     plan: ExchangePlan
@@ -113,6 +114,7 @@ class Wire:
     delta: bool = False
     error_feedback: bool = False
     norm_bound: float | None = None
+    max_examples: int | None = None
 
     def codec_of(self, kind: Kind, group: Group) -> Codec:
         """How a section is packed.

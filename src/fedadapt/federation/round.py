@@ -198,6 +198,18 @@ def step(
     return state, [], [refused(one) if one.outcome is Outcome.ACCEPTED else one for one in records]
 
 
+def check_examples(num_examples: int, client: int, wire: Wire) -> None:
+    """Refuses a client that says it has more samples than any may have: means are weighted by what clients say.
+
+    Raises:
+        FrameError: it has.
+    """
+    if wire.max_examples is not None and num_examples > wire.max_examples:
+        raise FrameError(
+            f"client {client} says it has {num_examples} samples, federation.max_examples is {wire.max_examples}"
+        )
+
+
 def accept(
     reply: Reply | None, algorithm: Algorithm, wire: Wire, round: int, client: int
 ) -> tuple[Update | None, ClientRecord, dict[str, int]]:
@@ -217,6 +229,7 @@ def accept(
             raise FrameError(
                 f"scalars {message.scalars} of client {client} are not counts, a finite loss and numbers from 1e-15 to 1e15"
             )
+        check_examples(int(num_examples), client, wire)
         bound = wire.norm_bound or math.inf
         if bound < math.inf and (size := math.hypot(*map(norm, message.streams.values()))) > bound:
             raise FrameError(

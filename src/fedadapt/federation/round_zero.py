@@ -10,7 +10,7 @@ from fedadapt.algorithms import Algorithm
 from fedadapt.errors import ClientError, FrameError
 from fedadapt.federation.frame import Frame, Kind
 from fedadapt.federation.messages import EVERYONE, Reply, Request
-from fedadapt.federation.round import Played, downloaded, first_answers
+from fedadapt.federation.round import Played, check_examples, downloaded, first_answers
 from fedadapt.federation.versions import Track, Version
 from fedadapt.federation.warm_start import CODEC, KEY, ROUND, WarmStart
 from fedadapt.params import Group, Params, is_finite
@@ -92,6 +92,7 @@ def _accept(
             )
         moments = CODEC.decode(frame.sections[0], warm.layout, KEY)
         _check(moments, client)
+        check_examples(int(moments["counts"].sum()), client, wire)
     except FrameError as error:
         refused = ClientRecord(ROUND, client, Outcome.REFUSED, reason=str(error))
         return None, refused, {FRAMING: len(reply.frame)}

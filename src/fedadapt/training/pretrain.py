@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,15 +17,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedadapt.data.augment import Augment, normalise
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.errors import ConfigError, RunError
+from fedadapt.files import write_whole
+from fedadapt.params import is_finite
 from fedadapt.seeds import Seeds
 from fedadapt.training.processor import tuned_processor
 
@@ -43,7 +44,7 @@ class PretrainConfig(BaseModel):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    resolutions: tuple[tuple[int, int], ...] = Field(
+    resolutions: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
         default=(),
         description="(epochs, pixels) one after the other, the last goes on; none: as the images are",
     )
@@ -110,7 +111,8 @@ def pretrain(
 
     Raises:
         ConfigError: a batch would be larger than the train split.
-        RunError: `state_path` holds the state of another recipe or start, or is damaged.
+        RunError: `state_path` holds the state of another recipe or start, is damaged, or cannot be written; or training
+            diverged, which leaves the state of the last epoch that did not.
     """
     model.to(device).to(memory_format=torch.channels_last)
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -153,6 +155,11 @@ def pretrain(
             "cpu_s": round(time.process_time() - cpu_started, 1),
         }
         model.eval()
+        if not math.isfinite(total) or not is_finite(dict(model.state_dict())):
+            raise RunError(
+                f"training diverged in epoch {epoch + 1}, its loss is {total / steps:g}; "
+                f"lower train.lr, which is {config.lr:g}, and give another --out"
+            )
         if dataset.validation is not None:
             entry["validation_top1"] = top1(model, dataset.validation, dataset.mean, dataset.std)
         log.append(entry)
@@ -209,12 +216,12 @@ def _store(
 ) -> None:
     tensors = {f"model.{name}": t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     tensors |= {f"momentum.{index}": t.cpu().contiguous() for index, t in enumerate(momenta)}
-    part = path.with_name(path.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, part, metadata={"config": identity, "log": json.dumps(log)})
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        write_whole(path, save(tensors, metadata={"config": identity, "log": json.dumps(log)}))
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror}; make room or give another --out, and give the command again"
+        ) from error
 
 
 def _restore(model: nn.Module, momenta: list[Tensor], identity: str, path: Path) -> list[dict[str, Any]]:
