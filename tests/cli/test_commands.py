@@ -41,6 +41,23 @@ def test_run_tells_its_rounds(tmp_path, recipe, fedadapt):
         assert store.last_round == 2
 
 
+def test_a_run_says_that_features_are_kept(tmp_path, recipe, fedadapt):
+    """Where images are not augmented and only the head is trained; otherwise there is no such line."""
+    told = "is computed once and kept"
+    for name, settings, kept in (("still", ["--set=data.augment.pad=0"], True), ("moved", [], False)):
+        ended = fedadapt(
+            "run",
+            recipe,
+            "--runs",
+            tmp_path,
+            "--set=rounds=1",
+            "--set=adapter=head",
+            f"--set=name={name}",
+            *settings,
+        )
+        assert (told in " ".join(ended.out.split())) == kept, ended.out
+
+
 def test_resume_goes_on(tmp_path, fedadapt):
     """``resume`` plays the missing rounds, and nothing when none is missing."""
     with pytest.raises(Stopped):

@@ -15,9 +15,8 @@ from fedadapt.report.plates import plates
 from fedadapt.report.results import write_results
 from fedadapt.report.study import read_study
 from fedadapt.runs.ledger import LedgerTotal
-from fedadapt.runs.records import ClientRecord, Direction, Outcome
+from fedadapt.runs.records import ClientRecord, Direction, Outcome, RoundSummary
 from fedadapt.runs.results import CellResult, PlaceResult, Results, RunRecord, Status
-from fedadapt.runs.store import RoundSummary
 
 ROUNDS = 4
 FULL, SMALL = (0.20, 0.40, 0.60, 0.80), (0.10, 0.50, 0.74, 0.79)
@@ -105,6 +104,18 @@ def test_differences_are_by_seed(made):
     assert group.difference("wild") is None
 
 
+def test_bytes_are_compared_over_the_seeds_that_both_have(made, tmp_path):
+    """A seed that one lacks and that moved more than the others changes no share; those that failed are counted."""
+    with Results.write(made.parent) as results:
+        results.keep(CellResult("small-iid-2", Status.FAILED, {}, "training diverged"))
+        told = record(FULL, 50_000)
+        results.keep(CellResult("full-iid-2", Status.DONE, {}, record=told, accuracy=told.accuracy))
+    group = next(group for group in read_study(made).groups if group.labels["skew"] == "iid")
+    assert group.difference("small").share == pytest.approx(0.1)
+    write_results(made, tmp_path / "out")
+    assert "| 2 of 3 |" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_same_difference_with_every_seed_is_no_evidence(made):
     """One point with each of three seeds has no p, and one point less is within one point, whatever floats make of 0.01."""
     study = read_study(made)
@@ -157,7 +168,7 @@ def test_the_page_says_what_the_cells_say(made, tmp_path):
     )
     assert "| iid | small | 81.00 ± 2.00 | +0.00 ± 1.00 | 1 | 400 B | 10 % | 3 |" in page
     assert "| iid | small | 300 B (13.3x) |" in page
-    assert "| iid | wild | failed | – | – | – | – | 0 |" in page
+    assert "| iid | wild | failed | – | – | – | – | 0 of 3 |" in page
     assert "- grid trainable=wild skew=iid seed=0: training diverged" in page
     assert "| full | 30.00 | 40.00 | 0.3 → |" in page
     assert "| small | 35.00 | – | – |" in page

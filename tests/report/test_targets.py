@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fedadapt.errors import ConfigError
 from fedadapt.report.gather import summarise
 from fedadapt.report.targets import Reached, Target, make_targets, reach, target_columns, targets_as_json
+from fedadapt.runs.results import AccuracyOf
 
 
 @pytest.fixture
@@ -29,6 +32,13 @@ def test_shares_are_of_the_best_run_or_of_a_named_one(runs):
     """75 % of 0.8 is 0.6, and of the small run's 0.7 is 0.525; plain numbers are what they are."""
     assert [t.accuracy for t in make_targets(["75%", "0.3", "1"], runs)] == pytest.approx([0.6, 0.3, 1.0])
     assert [t.accuracy for t in make_targets(["75%"], runs, "small")] == pytest.approx([0.525])
+
+
+def test_a_share_is_of_one_kind_of_model(runs):
+    """What clients' own models reach on samples of their own is no measure for the one model of all."""
+    (target,) = make_targets(["75%"], runs, "small")
+    assert reach(runs[0], replace(target, of=AccuracyOf.OWN)) is None
+    assert reach(runs[0], replace(target, of=AccuracyOf.GLOBAL)) == reach(runs[0], target)
 
 
 def test_a_run_that_measured_nothing_has_no_shares(make_run):

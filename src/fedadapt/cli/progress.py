@@ -63,6 +63,11 @@ class ProgressWatcher(Watcher):
         )
         if experiment.attackers:
             self._console.print(f"{len(experiment.attackers)} of them attack: {config.attack.name}")
+        if (features := experiment.features) is not None:
+            self._console.print(
+                "images are not augmented: what the frozen layers make of them is computed once and kept, "
+                f"{format_bytes(features.num_bytes)}"
+            )
         if last_round:
             self._console.print(f"going on after round {last_round}")
             self._only_empty = None

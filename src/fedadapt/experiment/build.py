@@ -96,7 +96,7 @@ class Experiment:
             std=self.std,
             seeds=self.seeds,
             memory=memory,
-            features=self._features,
+            features=self.features,
         )
 
     def num_steps(self, client: int) -> int:
@@ -109,7 +109,7 @@ class Experiment:
         return Augment(pad=self.config.data.augment.pad, flip=self.config.data.augment.flip)
 
     @cached_property
-    def _features(self) -> Features | None:
+    def features(self) -> Features | None:
         """Kept for all parties that are made of this."""
         return frozen_features(self.model, self._training_data[0], self._augment, self.mean, self.std)
 
@@ -245,9 +245,8 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         if name not in model.start and not name.endswith("num_batches_tracked"):
             still[model.groups[name]] += tensor.numel()
     plan = make_plan(model, model.kept | algorithm.local.kept, still)
-    wire = Wire(
-        plan, backbone_digest=model.digest, seeds=seeds, norm_bound=config.federation.norm_bound, **coding
-    )
+    bounds = config.federation.model_dump(include={"norm_bound", "max_examples"})
+    wire = Wire(plan, backbone_digest=model.digest, seeds=seeds, **bounds, **coding)
     algorithm = algorithm.settle(
         Setting(
             config.data.num_clients,

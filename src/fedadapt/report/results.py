@@ -137,7 +137,7 @@ def _accuracy(study: StudyResults) -> Iterator[str]:
         "Final accuracy in percent, mean ± standard deviation over the seeds. "
         + (
             f"The difference is against {study.reference}, in points, seed by seed, with p of a two-sided paired t-test; "
-            "no p means a single seed."
+            "no p means a single seed, or the same difference at every one. Seeds that failed are not in the means."
             if study.reference
             else ""
         )
@@ -163,7 +163,9 @@ def _accuracy(study: StudyResults) -> Iterator[str]:
                     UNKNOWN if difference is None or difference.p is None else f"{difference.p:.2g}",
                     UNKNOWN if arm.moved is None else format_bytes(round(arm.moved.mean)),
                     UNKNOWN if difference is None else f"{100 * difference.share:.3g} %",
-                    str(len(arm.runs)),
+                    f"{len(arm.runs)} of {len(arm.runs) + len(arm.reasons)}"
+                    if arm.reasons
+                    else str(len(arm.runs)),
                 ]
             )
     yield from _table(heads, rows)

@@ -100,7 +100,7 @@ class Difference:
     Args:
         points: of accuracy, by seed, in percentage points.
         p: of the two-sided paired t-test; None with fewer than two seeds, or where every seed gives the same.
-        share: bytes as a share of the reference's.
+        share: bytes as a share of the reference's, of the same seeds.
     """
 
     points: tuple[float, ...]
@@ -145,16 +145,17 @@ class Group:
         arm, reference = self.arms.get(value), self.arms.get(self.reference or "")
         if arm is None or reference is None or not self.alike(value):
             return None
-        pairs = [
-            (run.accuracy, reference.runs[seed].accuracy)
-            for seed, run in arm.runs.items()
-            if seed in reference.runs
-        ]
+        pairs = [(run, reference.runs[seed]) for seed, run in arm.runs.items() if seed in reference.runs]
         # What is left of a float's last digits would be significant where every seed gives the same.
-        points = tuple(round(100 * (a - b), 9) for a, b in pairs if a is not None and b is not None)
-        if not points or arm.moved is None or reference.moved is None:
+        points = tuple(
+            round(100 * (one.accuracy - other.accuracy), 9)
+            for one, other in pairs
+            if one.accuracy is not None and other.accuracy is not None
+        )
+        if not points:
             return None
-        return Difference(points, paired_t(points), arm.moved.mean / reference.moved.mean)
+        own, others = (sum(run.total_bytes for run in runs) for runs in zip(*pairs, strict=True))
+        return Difference(points, paired_t(points), own / others)
 
     def targets(self) -> list[float]:
         """The accuracies that bytes are counted to."""

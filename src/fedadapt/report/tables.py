@@ -97,12 +97,14 @@ def format_share(part: int, whole: int) -> str:
     """`part` of `whole` in percent, with three significant digits.
 
     Example:
-        >>> format_share(1, 3), format_share(1, 1000), format_share(0, 0)
-        ('33.3 %', '0.1 %', '–')
+        >>> format_share(1, 3), format_share(1, 1000), format_share(26, 2), format_share(0, 0)
+        ('33.3 %', '0.1 %', '1,300 %', '–')
     """
     if not whole:
         return UNKNOWN
     percent = 100 * part / whole
+    if percent >= 100:
+        return f"{percent:,.0f} %"
     return "<0.001 %" if 0 < percent < 0.001 else f"{percent:.3g} %"
 
 

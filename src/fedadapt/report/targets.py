@@ -9,6 +9,7 @@ from typing import Any
 from fedadapt.errors import ConfigError
 from fedadapt.report.gather import RunSummary, labels
 from fedadapt.report.tables import UNKNOWN, Column, format_accuracy, format_bytes
+from fedadapt.runs.results import AccuracyOf
 
 USUAL = ("90%", "95%", "99%")
 """What a page shows unless it is told otherwise."""
@@ -21,10 +22,12 @@ class Target:
     Args:
         asked: as it was asked for.
         accuracy: from 0 to 1.
+        of: which models it is of, if it is a share; those that are measured by others do not reach it. None for any.
     """
 
     asked: str
     accuracy: float
+    of: AccuracyOf | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def make_targets(
     if reference is not None and reference not in names:
         raise ConfigError(f"no run is called {reference!r}; --reference takes one of {', '.join(names)}")
     known = [
-        run.best_accuracy
+        (run.best_accuracy, run.accuracy_of)
         for name, run in zip(names, runs, strict=True)
         if run.best_accuracy is not None and reference in (None, name)
     ]
@@ -70,12 +73,15 @@ def make_targets(
         if not is_share:
             targets.append(Target(text, share))
         elif known:
-            targets.append(Target(text, share * max(known)))
+            best, of = max(known)
+            targets.append(Target(text, share * best, of))
     return targets
 
 
 def reach(run: RunSummary, target: Target) -> Reached | None:
     """When the run was first that accurate; None if it never was. Later rounds may be worse again."""
+    if target.of not in (None, run.accuracy_of):
+        return None
     for round, accuracy in sorted(run.accuracy_by_round.items()):
         if accuracy >= target.accuracy:
             return Reached(round, run.upload_by_round[round] + run.download_by_round[round])
