@@ -57,9 +57,10 @@ class Player:
         name: ``SIMULATOR/PRECISION``.
         work: what a round is.
         share: see `peers/work.py`.
+        threads: to compute with; Flower's clients take as many as each has processors.
     """
 
-    def __init__(self, name: str, work: str, share: int) -> None:
+    def __init__(self, name: str, work: str, share: int, threads: int = 1) -> None:
         simulator, _, precision = name.partition("/")
         script, venv, own = SIMULATORS[simulator]
         self.python = str(VENVS / venv / "bin" / "python") if venv else sys.executable
@@ -74,7 +75,9 @@ class Player:
             str(share),
             *own,
         ]
-        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        own_threads = str({"flower": 1, "flower-2": 2}.get(simulator, threads))
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": own_threads}
+        environment["BENCHMARK_THREADS"] = own_threads
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self.process = subprocess.Popen(
             command,
@@ -122,11 +125,17 @@ class Player:
 def measure(work: str, names: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """All simulators on one work."""
     players: dict[str, Player] = {}
-    result: dict[str, Any] = {"work": work, "share": arguments.share, "rounds": {}, "unavailable": {}}
+    result: dict[str, Any] = {
+        "work": work,
+        "share": arguments.share,
+        "threads": arguments.threads,
+        "rounds": {},
+        "unavailable": {},
+    }
     try:
         for name in names:
             try:
-                players[name] = Player(name, work, arguments.share)
+                players[name] = Player(name, work, arguments.share, arguments.threads)
             except Unavailable as error:
                 result["unavailable"][name] = str(error)
                 print(f"{work}: {name} is left out: {error}")
@@ -246,6 +255,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--pairs", type=int, default=5, help="rounds of each")
     parser.add_argument("--share", type=int, default=1, help="do one in so many of the clients or samples")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="of each process, but Flower's; results of several want an --out of their own",
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the JSON file")
     parser.add_argument("--check", action="store_true", help="write nothing, fail if slower than committed")
     return parser.parse_args()

@@ -116,11 +116,16 @@ def trained(net: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in net.named_parameters() if p.requires_grad}
 
 
+def use_threads() -> None:
+    """Has this process compute with as many threads as it was started for."""
+    torch.set_num_threads(int(os.environ.get("BENCHMARK_THREADS", "1")))
+    torch.set_flush_denormal(True)
+
+
 @cache
 def held(work: Work) -> tuple[nn.Module, Tensor, Tensor]:
     """What a process keeps between clients: network, images and labels. Of a pool, each process has its own."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    use_threads()
     return network(work), work.images(), work.labels()
 
 
@@ -171,8 +176,7 @@ def parse() -> tuple[Work, argparse.Namespace]:
     # A cross-silo cohort stays what it is.
     name = "samples" if work.cohort == work.clients else "cohort"
     fewer = {name: getattr(work, name) // arguments.share}
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    use_threads()
     return replace(work, **fewer), arguments
 
 

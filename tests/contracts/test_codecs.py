@@ -53,6 +53,10 @@ TABLE = [
     # Five values in a byte.
     Case("ternary", 2 * 2 + 20, unbiased=True),
     Case("ternary(rounding=nearest)", 2 * 2 + 20),
+    # Of 100 values 15 by a byte and a bit each; of twelve blocks of 8 one each, and one of the 4 that are left.
+    Case("sparse_ternary", 2 + 15 + 2),
+    Case("sparse_ternary(keep=0.05, block=8)", 13 * 2 + 13 + 2),
+    Case("sparse_ternary(keep=0.05, block=8) > zstd", None),
     # Padded to one block of 1024, or to two of 64.
     Case("rotate", 4 * 1024, unbiased=True, huge=False),
     Case("rotate(block=64) > int4(block=64)", 2 * 2 + 64, unbiased=True, huge=False),

@@ -80,12 +80,10 @@ def from_grid(scales: Halves, codes: Codes, points: int, block: int) -> Vector:
     """The values of places on the grid.
 
     Raises:
-        FrameError: a place is not on the grid, or a scale is negative, infinite or NaN.
+        FrameError: a place is not on the grid.
     """
     if codes.size and int(codes.max()) >= points:
         raise FrameError(f"section holds the code {int(codes.max())}, its grid has {points} points")
-    if scales.size and int(scales.max()) > 0x7F7F:
-        raise FrameError("section holds a scale that is negative, infinite or NaN")
     half = np.float32((points - 1) / 2)
     values = np.zeros(len(scales) * block, dtype=np.float32)
     values[: len(codes)] = codes
@@ -155,5 +153,12 @@ def block_sizes(total: int, block: int) -> int:
 
 
 def scales_of(data: bytes) -> Any:
-    """The scales as they were packed."""
-    return np.frombuffer(data, dtype="<u2")
+    """The scales as they were packed.
+
+    Raises:
+        FrameError: one is negative, infinite or NaN.
+    """
+    scales = np.frombuffer(data, dtype="<u2")
+    if scales.size and int(scales.max()) > 0x7F7F:
+        raise FrameError("section holds a scale that is negative, infinite or NaN")
+    return scales
