@@ -34,8 +34,8 @@ CODECS = (
     "topk(fraction=0.01) > int8 > zstd", "topk(fraction=0.1) > int4 > zstd", "randomk(fraction=0.1) > int8",
     "mask(period=10) > int8 > zstd", "lowrank(rank=4) > int8 > zstd",
     "rotate > int2(rounding=nearest) > zstd", "rotate > int2(block=128, rounding=nearest) > zstd",
-    "rotate > sparse_ternary(keep=0.2) > zstd", "rotate > sparse_ternary(keep=0.15) > zstd",
-    "rotate > sparse_ternary(keep=0.1) > zstd", "rotate > sparse_ternary(keep=0.05) > zstd",
+    "rotate > sparse_ternary(keep=0.2, gain=1) > zstd", "rotate > sparse_ternary(keep=0.17) > zstd",
+    "lowrank(rank=4) > int4(block=16, rounding=nearest) > zstd", "lowrank(rank=8) > int8 > zstd",
     "rotate > topk(fraction=0.15) > int1(rounding=nearest) > zstd",
     "rotate > topk(fraction=0.1) > int1(rounding=nearest) > zstd",
 )  # fmt: skip
