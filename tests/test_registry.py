@@ -18,6 +18,12 @@ def test_every_room_is_found_and_described(kind):
         assert all(options.values())
 
 
+@pytest.mark.parametrize("kind", ROOMS)
+def test_no_option_is_hidden_by_its_name(kind):
+    """``name`` chooses the factory, so a run file could not set an option of that name."""
+    assert not [name for name in names(kind) if "name" in describe(kind, name)[1]]
+
+
 def test_an_unknown_name_lists_the_known_and_the_closest():
     """A typing error is answered with the name that was meant."""
     with pytest.raises(UnknownName) as caught:

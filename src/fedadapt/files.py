@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+
+def from_json(text: str | bytes) -> Any:
+    """The value of a JSON text that may come from anywhere.
+
+    Raises:
+        ValueError: it is none, or is nested so deep that it cannot be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -94,6 +94,27 @@ def test_values_that_are_no_numbers_are_refused(model, file):
         load_adapter(model, file)
 
 
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_values_that_are_no_floats_are_refused(model, file, kind):
+    """Whatever could be made of them."""
+    rewrite(file, tensors={"fc.bias": torch.zeros(model.start["fc.bias"].shape).to(kind)})
+    with pytest.raises(AttachError, match=r"holds 'fc.bias' as torch\..*; values must be floats"):
+        load_adapter(model, file)
+
+
+def test_halves_are_widened(model, file):
+    """What was rounded to travel is computed with in fp32."""
+    rewrite(file, tensors={"fc.bias": jiggle(model.start)["fc.bias"].half()})
+    assert {tensor.dtype for tensor in load_adapter(model, file).values()} == {torch.float32}
+
+
+def test_a_manifest_without_end_is_refused(model, file):
+    """A hundred thousand brackets are an error in one line, not a stack without room."""
+    save_file(load_file(file), file, metadata={"manifest": "[" * 100_000})
+    with pytest.raises(AttachError, match="nested too deep"):
+        load_adapter(model, file)
+
+
 def test_a_folder_in_the_way_leaves_nothing_behind(model, tmp_path):
     """The error is the system's own, and no half-written file stays."""
     (tmp_path / "taken").mkdir()

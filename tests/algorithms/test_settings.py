@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from contracts.cases import tiny_model, tiny_party, tiny_wire
 
+from fedadapt.algorithms import Update
 from fedadapt.errors import ConfigError
 from fedadapt.registry import create
 
@@ -62,7 +64,13 @@ def test_a_norm_bound_bounds(name):
 
 @pytest.mark.parametrize(
     ("name", "options", "least"),
-    [("krum", {"attackers": 2}, 7), ("multi_krum", {"attackers": 1}, 5), ("bulyan", {"attackers": 1}, 7)],
+    [
+        ("krum", {"attackers": 2}, 7),
+        ("multi_krum", {"attackers": 1}, 5),
+        ("bulyan", {"attackers": 1}, 7),
+        ("trimmed_mean", {}, 5),
+        ("trimmed_mean", {"fraction": 0.3}, 4),
+    ],
 )
 def test_robust_rules_need_enough_clients(name, options, least):
     """A cohort in which the rule promises nothing is refused; one client more is not."""
@@ -78,6 +86,30 @@ def test_robust_rules_need_enough_clients(name, options, least):
 def test_multi_krum_does_not_average_liars():
     """Of seven clients with two liars at most five are averaged."""
     refuse("use at most 5", "multi_krum", {"attackers": 2, "selected": 6})
+
+
+def test_multi_krum_averages_fewer_where_fewer_came():
+    """Eight of ten were to be averaged, seven came, and two of them lie."""
+    technique = create("algorithm", "multi_krum", {"attackers": 2, "selected": 8})
+    deltas = (1.0, 1.1, 0.9, 1.0, 1.05, 100.0, 100.0)
+    updates = [Update(k, 1, 1, {"delta": {"w": torch.tensor([d])}}) for k, d in enumerate(deltas)]
+    moved = technique.step(technique.init({"w": torch.zeros(1)}), updates)["model"]["w"]
+    assert float(moved) == pytest.approx(1.01)
+
+
+@pytest.mark.parametrize(("good", "bad", "size"), [(5, 4, 1e6), (11, 9, 1e3)])
+def test_the_geometric_median_is_among_the_many(good, bad, size):
+    """However far away the others say they are, just under half of all; more iterations change nothing."""
+    many = torch.randn(good, 20, generator=torch.Generator().manual_seed(0))
+    rows = [*many, *torch.full((bad, 20), size)]
+    updates = [Update(k, 1, 1, {"delta": {"w": row}}) for k, row in enumerate(rows)]
+
+    def moved(iterations):
+        technique = create("algorithm", "geometric_median", {"iterations": iterations})
+        return technique.step(technique.init({"w": torch.zeros(20)}), updates)["model"]["w"]
+
+    assert float(moved(32).norm()) < 2 * float(many.norm(dim=1).max())
+    assert torch.allclose(moved(32), moved(2000), rtol=1e-3)
 
 
 def test_checks_hold_within_a_chain():
@@ -112,7 +144,7 @@ def test_mixtures_need_frozen_norms(norms):
     refuse("use norms 'frozen'", "apfl", norms=norms)
 
 
-@pytest.mark.parametrize("name", ["qfedavg", "fednova", "fedbuff"])
+@pytest.mark.parametrize("name", ["qfedavg", "fednova", "fedbuff", "norm_clipping"])
 def test_rescaled_updates_need_fixed_statistics(name):
     """A rescaled running variance is that of no batch."""
     refuse("use norms 'frozen' or 'local'", name, norms="averaged")

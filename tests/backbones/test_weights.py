@@ -93,3 +93,26 @@ def test_shipped_weights_are_found_by_name():
     """Each shipped name leads to a file, and one of them is the default of resnet26."""
     assert "resnet26-tiny-imagenet-32" in shipped()
     assert all(locate(name).is_file() for name in shipped())
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.0, 0.1]},
+        {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2]},
+        {"mean": [0.5, float("nan"), 0.3], "std": [0.2, 0.2, 0.1]},
+    ],
+)
+def test_moments_that_no_pixels_have_are_refused(tmp_path, moments):
+    """Dividing by them would be the client's trouble, round after round."""
+    save_weights(narrow(0), tmp_path / "odd.safetensors", moments)
+    with pytest.raises(BackboneError, match="pixel moments that none have"):
+        load_weights(narrow(1), tmp_path / "odd.safetensors", "fc")
+
+
+def test_metadata_without_end_is_damaged(tmp_path):
+    """A hundred thousand brackets are an error in one line, not a stack without room."""
+    tensors = {name: t for name, t in narrow(0).state_dict().items() if not name.endswith("tracked")}
+    save_file(tensors, tmp_path / "deep.safetensors", metadata={"mean": "[" * 100_000, "std": "[]"})
+    with pytest.raises(BackboneError, match="nested too deep"):
+        load_weights(narrow(1), tmp_path / "deep.safetensors", "fc")

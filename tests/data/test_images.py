@@ -56,6 +56,17 @@ def test_pictures_are_fitted():
     assert from_picture(Image.new("RGB", (5, 9)), 4, "x").shape == (3, 4, 4)
 
 
+def test_pictures_are_turned_as_the_camera_was_held(tmp_path):
+    """Every reader of pictures has the same pixels: those that a person sees."""
+    picture, tag = Image.new("RGB", (2, 1)), Image.Exif()
+    picture.putpixel((0, 0), (255, 0, 0))
+    tag[0x0112] = 6
+    picture.save(tmp_path / "turned.png", exif=tag)
+    with Image.open(tmp_path / "turned.png") as opened:
+        pixels = from_picture(opened, None, "x")
+    assert pixels[0].tolist() == [[255], [0]]
+
+
 @pytest.mark.parametrize("mode", ["I", "F", "I;16"])
 def test_pictures_of_more_than_8_bits_are_refused(mode):
     """Deep pictures are not clipped silently."""

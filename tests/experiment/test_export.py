@@ -117,6 +117,19 @@ def test_a_model_that_nobody_has_is_not_written(tmp_path, settings, client, mess
     assert not (tmp_path / "out.safetensors").exists()
 
 
+def test_who_is_at_work_for_the_first_time_has_no_model_yet(tmp_path):
+    """What a client keeps of a late update is of a model that does not count, or not yet."""
+    path = run(
+        tiny("algorithm={name='chain', of=['fedper', {name='fedbuff', buffer=1}]}", "rounds=1"), tmp_path
+    )
+    with RunStore.read(path) as store:
+        heard = {record.client for record in store.clients()}
+        late = [c for c in range(4) if c not in heard and store.memory(c)]
+    assert late
+    with pytest.raises(RunError, match="never took part"):
+        export(path, tmp_path / "out.safetensors", client=late[0])
+
+
 @pytest.fixture(scope="module")
 def trained():
     """A run of the tiny network with low-rank adapters, as if it had trained."""

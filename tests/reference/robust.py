@@ -55,7 +55,7 @@ def _bulyan(rows, attackers):
 
 
 def _geometric(rows, iterations=32, smoothing=1e-6):
-    point = _average(rows)
+    point = [statistics.median(column) for column in zip(*rows, strict=True)]
     for _ in range(iterations):
         weights = [1 / max(smoothing, math.sqrt(_square(row, point))) for row in rows]
         point = [

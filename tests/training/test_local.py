@@ -108,3 +108,16 @@ def test_what_the_network_does_not_use_stays_as_it_is():
     trained = train(model, expand(model.start, 1), batches, config, lr=0.1, mean=MEAN, std=STD, hooks=Hooks())
     assert torch.equal(trained.params["unused"], torch.ones(1, 3))
     assert not torch.equal(trained.params["fc.bias"][0], model.start["fc.bias"])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_statistics_rest_where_all_but_the_head_does(frozen):
+    """What is frozen stays as it came, running statistics included; otherwise they move with the batches."""
+    model = tiny_model("parallel", "averaged")
+    still = frozenset(name for name in model.start if not name.startswith("fc.")) if frozen else frozenset()
+    start = expand(model.start, 3)
+    trained = run(model, start, Hooks(frozen=still))
+    moved = {name for name, tensor in trained.params.items() if not torch.equal(tensor, start[name])}
+    assert {"fc.weight", "fc.bias"} <= moved
+    assert bool(moved & set(model.moving)) != frozen
+    assert not moved & still

@@ -32,6 +32,7 @@ from fedadapt.params import Group, Params, expand, is_finite
 from fedadapt.seeds import Seeds
 
 NORM_TYPES = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CLIENT_NORMS = (ClientBatchNorm, ClientNorm)
 
 
@@ -143,13 +144,18 @@ class AdaptedModel:
             what: they are, for the message.
 
         Raises:
-            AttachError: names or shapes are not those of `start`, or a value is infinite or NaN.
+            AttachError: names or shapes are not those of `start`, or values are no floats, infinite or NaN.
         """
         for name in sorted({*self.start, *params}):
             ours, theirs = (tuple(p[name].shape) if name in p else None for p in (self.start, params))
             if ours != theirs:
                 raise AttachError(
                     f"{what} does not fit adapter {self.adapter.name!r} here: tensor {name!r} is {theirs}, should be {ours}"
+                )
+        for name, tensor in params.items():
+            if tensor.dtype not in FLOATS:
+                raise AttachError(
+                    f"{what} holds {name!r} as {tensor.dtype}; values must be floats of 16 bits or more"
                 )
         if not is_finite(params):
             odd = next(name for name in params if not is_finite({name: params[name]}))

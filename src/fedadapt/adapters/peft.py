@@ -22,7 +22,7 @@ from fedadapt.adapters.merge import branch_of, merge
 from fedadapt.adapters.placement import Placement
 from fedadapt.adapters.sites import Site
 from fedadapt.errors import AttachError
-from fedadapt.files import write_whole
+from fedadapt.files import from_json, write_whole
 from fedadapt.params import Group, Params
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -138,7 +138,7 @@ def read_peft(folder: Path) -> dict[str, Any]:
         AttachError: there is none that can be read, or it is not of plain LoRA.
     """
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = from_json((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AttachError(
             f"{folder} is no readable PEFT adapter ({type(error).__name__}: {error})"

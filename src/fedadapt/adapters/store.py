@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from fedadapt.adapters.attach import AdaptedModel
 from fedadapt.errors import AttachError
-from fedadapt.files import write_whole
+from fedadapt.files import from_json, write_whole
 from fedadapt.params import Params
 
 FORMAT = "fedadapt-adapter-1"
@@ -53,7 +53,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            manifest: dict[str, Any] = json.loads((file.metadata() or {})["manifest"])
+            manifest: dict[str, Any] = from_json((file.metadata() or {})["manifest"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise AttachError(
             f"{path} is not a readable adapter file ({type(error).__name__}: {error})"
@@ -102,7 +102,7 @@ def load_adapter(model: AdaptedModel, path: str | Path) -> Params:
             f"{path} was trained beside the fixed matrices of seed {seed}, here they are of seed {model.seed}; make the model "
             "with that seed: AdaptedModel(backbone, adapter, norms, seed)"
         )
-    return {tensor: tensors[tensor] for tensor in model.start}
+    return {tensor: tensors[tensor].float() for tensor in model.start}
 
 
 def _scaling(model: AdaptedModel) -> float:

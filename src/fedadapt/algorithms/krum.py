@@ -47,7 +47,8 @@ def multi_krum(attackers: Count = 1, selected: Annotated[int, Field(ge=1)] | Non
 
     Args:
         attackers: as for `krum`.
-        selected: how many updates are averaged; None for all but `attackers`. With no attackers that is all.
+        selected: how many updates are averaged, fewer where fewer came; None for all but `attackers`. With no attackers
+            that is all.
 
     Example:
         >>> import torch
@@ -71,7 +72,8 @@ def _krum(name: str, attackers: int, selected: int | None) -> Algorithm:
 
     def aggregate(gathered: Gathered) -> Params:
         scores = krum_scores(squared_distances(gathered), attackers)
-        wanted = len(scores) - attackers if selected is None else selected
+        sound = len(scores) - attackers
+        wanted = sound if selected is None else min(selected, sound)
         # Stable, so that of equals the first client is taken on every machine.
         return mean_of(gathered, scores.argsort(stable=True)[:wanted].tolist())
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fedadapt.algorithms.algorithm import Algorithm, ServerRule, Update
+from fedadapt.algorithms.path import needs_fixed_statistics
 from fedadapt.params import norm, scale
 from fedadapt.registry import register
 
@@ -37,7 +38,7 @@ def norm_clipping(largest: Annotated[float, Field(gt=0)] = 1.0) -> Algorithm:
     def prepare(updates: Sequence[Update]) -> list[Update]:
         return [_clip(update, largest) for update in updates]
 
-    return Algorithm("Norm clipping", server=ServerRule(prepare=(prepare,)))
+    return Algorithm("Norm clipping", server=ServerRule(prepare=(prepare,)), checks=(needs_fixed_statistics,))
 
 
 def _clip(update: Update, largest: float) -> Update:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pydantic import Field
@@ -18,7 +19,7 @@ def trimmed_mean(fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.2) -> Algor
 
     Args:
         fraction: of the clients, left out at each end, rounded down; 0 is the equal mean. Robust against attackers
-            up to this share.
+            up to this share. A round with so few updates that none would be left out changes nothing.
 
     Example:
         >>> import torch
@@ -45,4 +46,6 @@ def trimmed_mean(fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.2) -> Algor
         inner = {n: t[left_out : count - left_out].mean(0) for n, t in by_coordinate(gathered).items()}
         return as_sent(inner, gathered)
 
-    return Algorithm("Trimmed mean", server=ServerRule(aggregate=aggregate))
+    # Of fewer nobody would be left out, and one attacker could move the mean anywhere.
+    least = math.ceil(1 / fraction - 1e-9) if fraction else 1
+    return Algorithm("Trimmed mean", server=ServerRule(aggregate=aggregate, least=least))

@@ -151,7 +151,7 @@ class Coder:
 
     Args:
         name: with every option that changes the bytes.
-        shrink: ``(parts) -> bytes``.
+        shrink: ``(parts) -> bytes``, at most 4 a part more than there were.
         expand: ``(bytes, sizes) -> parts`` of these sizes; raises `FrameError` otherwise.
     """
 
@@ -253,6 +253,12 @@ class Codec:
         if self.later:
             return self.at(round).num_bytes(layout)
         return None if self.coder else sum(self._walk(layout)[1])
+
+    def most_bytes(self, layout: Layout) -> int:
+        """The bytes of a section at the most, in any round."""
+        _, sizes = self._walk(layout)
+        behind = 4 * len(sizes) if self.coder else 0
+        return max([sum(sizes) + behind, *(codec.most_bytes(layout) for _, codec in self.later)])
 
     @property
     def _by_tensor(self) -> bool:

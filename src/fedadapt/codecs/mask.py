@@ -18,12 +18,12 @@ from fedadapt.registry import register
 def mask(*, period: Annotated[int, Field(ge=1, le=10_000)] = 10, unbiased: bool = False) -> Codec:
     """One of `period` parts of the values in each round, the same for all clients; no index is sent.
 
-    The values in a seeded order of the run, ``(step i + begin) mod n``, are cut into parts of equal size, one for each
-    round in turn. After `period` rounds every value was sent once, and the clients of a round are averaged over the
-    same values.
+    The values in a seeded order of the run, ``(step i + begin) mod n``, are sent in turn, as many in each round, and from
+    the start again. After `period` rounds every value was sent, in the long run each as often as any other, and the clients
+    of a round are averaged over the same values.
 
     Args:
-        period: rounds until the first part comes again.
+        period: rounds until the first values come again.
         unbiased: sends the values times their number over that of the part. Without it what is left out is lost,
             unless error feedback keeps it until its turn.
 
@@ -41,8 +41,7 @@ def mask(*, period: Annotated[int, Field(ge=1, le=10_000)] = 10, unbiased: bool 
         begin, *factors = (int(word) % max(1, total) for word in key.words("mask", 65, of_run=True))
         # Steps of a size without a common divisor visit every place once, in an order that need not be stored.
         step = next((factor for factor in factors if math.gcd(factor, total) == 1), 1)
-        # The last part goes on with the first values, so that every round sends as many.
-        turns = (key.round % period * size + np.arange(size)) % max(1, total)
+        turns = (key.round * size + np.arange(size)) % max(1, total)
         return np.sort((turns * step + begin) % max(1, total))
 
     gain = float(period) if unbiased else 1.0

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
@@ -53,7 +53,7 @@ def fit(images: UInt8[Tensor, "N C H W"], size: int) -> UInt8[Tensor, "N C size 
 
 
 def from_picture(picture: Image.Image, size: int | None, source: str) -> UInt8[Tensor, "3 H W"]:
-    """A Pillow picture as RGB bytes, fitted to `size` if it is given.
+    """A Pillow picture as RGB bytes, upright, fitted to `size` if it is given.
 
     Args:
         picture: opened, not necessarily loaded.
@@ -67,7 +67,9 @@ def from_picture(picture: Image.Image, size: int | None, source: str) -> UInt8[T
         raise DataError(
             f"{source} has a picture of mode {picture.mode!r}; 8 bits a channel are allowed, convert it to 8 bits"
         )
-    pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    # Cameras write pixels as the sensor lies, and how it was held beside them.
+    upright = ImageOps.exif_transpose(picture)
+    pixels = torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
     return pixels if size is None else fit(pixels[None], size)[0]
 
 

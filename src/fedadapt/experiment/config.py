@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from fedadapt.backbones.rounding import Rounding
 from fedadapt.errors import ConfigError
+from fedadapt.files import from_json
 from fedadapt.params import Group
 from fedadapt.registry import Choice, Section, first_problem
 from fedadapt.training.config import TrainConfig
@@ -195,6 +196,21 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what} {path} is not TOML: {error}") from error
+
+
+def parse_config(text: str) -> RunConfig:
+    """The configuration that another party wrote as JSON.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        document = from_json(text)
+    except ValueError as error:
+        raise ConfigError(f"a recipe that arrived is no JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"a recipe that arrived is no table, but {type(document).__name__}")
+    return make_config(document)
 
 
 def make_config(document: Mapping[str, Any]) -> RunConfig:

@@ -18,6 +18,7 @@ from fedadapt.adapters import merge, save_adapter, save_peft
 from fedadapt.backbones.weights import save_weights
 from fedadapt.errors import AttachError, RunError
 from fedadapt.experiment.build import Experiment
+from fedadapt.experiment.memory import settled
 from fedadapt.experiment.run import rebuild
 from fedadapt.federation.serve import predicting
 from fedadapt.params import Params
@@ -117,7 +118,7 @@ def _trained(run: Path, client: int | None) -> Trained:
         if not (kept or experiment.algorithm.local.personal):
             raise RunError(f"clients of run {run} have no models of their own; leave --client out")
         clients = experiment.config.data.num_clients
-        memory = store.memory(client) if 0 <= client < clients else None
+        memory = settled(store.memory(client)) if 0 <= client < clients else None
         if memory is None:
             why = "never took part" if 0 <= client < clients else f"is not from 0 to {clients - 1}"
             raise RunError(f"client {client} of run {run} {why}, so it has no model; name another")

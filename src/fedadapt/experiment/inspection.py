@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import zipfile
 import zlib
@@ -15,6 +14,7 @@ from fedadapt.adapters.peft import CONFIG, read_peft
 from fedadapt.adapters.store import read_manifest
 from fedadapt.errors import AttachError
 from fedadapt.experiment.export import METADATA
+from fedadapt.files import from_json
 
 MAX_JSON_BYTES = 2**20
 """Of what a graph file says about itself."""
@@ -71,7 +71,7 @@ def _said(metadata: dict[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, text in metadata.items():
         try:
-            found[key] = json.loads(text)
+            found[key] = from_json(text)
         except ValueError:
             found[key] = text
     return found
@@ -111,7 +111,7 @@ def _graph(path: Path) -> dict[str, Any]:
 
 def _parsed(path: Path, text: bytes) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(text)
+        found: dict[str, Any] = from_json(text)
     except ValueError as error:
         raise AttachError(f"what {path} says of itself is damaged ({error}); write it again") from error
     return found

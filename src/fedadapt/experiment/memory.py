@@ -14,6 +14,11 @@ UNSETTLED = "unsettled:"
 """Begins the name of a stream that counts once the update does that was made with it, which is still on its way."""
 
 
+def settled(streams: Streams | None) -> Streams | None:
+    """What of a client's memory counts; None if nothing does yet."""
+    return {s: p for s, p in (streams or {}).items() if not s.startswith(UNSETTLED)} or None
+
+
 class StoredMemory(UserDict[int, Streams]):
     """The clients' memory: read from the run when it is asked for; what is written waits for the round's commit."""
 
@@ -57,8 +62,7 @@ class StoredMemory(UserDict[int, Streams]):
                 own = self.data[client]
                 late = {s.removeprefix(UNSETTLED): p for s, p in own.items() if s.startswith(UNSETTLED)}
                 if late:
-                    before = {s: p for s, p in own.items() if not s.startswith(UNSETTLED)}
-                    self[client] = late if counts else before
+                    self[client] = late if counts else settled(own) or {}
 
     def forget(self) -> None:
         """Lets go of what is on disk, so that memory follows the cohort and not the clients ever seen."""

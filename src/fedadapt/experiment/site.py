@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +32,7 @@ from fedadapt.errors import (
     one_line,
 )
 from fedadapt.experiment.build import Clients, Experiment, build, load_data, share_out
-from fedadapt.experiment.config import RunConfig, load_config, make_config
+from fedadapt.experiment.config import RunConfig, load_config, parse_config
 from fedadapt.federation.handshake import TERMS, Fit, Terms, misfit, parse
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.serve import serve
@@ -154,7 +153,7 @@ class FederationSite:
         if self._recipe is not None:
             own["recipe"] = terms.model_copy(update={"recipe": self._recipe.model_dump_json()}).recipe_digest
         try:
-            clients = make_config(json.loads(terms.recipe)).data.num_clients
+            clients = parse_config(terms.recipe).data.num_clients
             if number >= clients:
                 raise ConfigError(
                     f"client number {number} is not from 0 to {clients - 1}; set client in its site file"
@@ -248,7 +247,7 @@ class FederationSite:
 
     def _config(self, terms: Terms) -> RunConfig:
         """The federation's recipe with this site's data and device."""
-        config = make_config(json.loads(terms.recipe))
+        config = parse_config(terms.recipe)
         own: dict[str, Any] = {"data": config.data.model_copy(update={"source": self.config.source})}
         if self.config.device is not None:
             own["train"] = config.train.model_copy(update={"device": self.config.device})
@@ -289,7 +288,7 @@ class FederationSite:
         """From which byte on the backbone's weight file has to be fetched; None if the network can be made."""
         if self._weights(terms) is not None:
             return None
-        config = make_config(json.loads(terms.recipe))
+        config = parse_config(terms.recipe)
         try:
             with chdir(self.path.parent):
                 config.backbone.create("backbone")(

@@ -6,9 +6,17 @@ Names and shapes are agreed here, once; from then on frames carry digests only.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    model_validator,
+)
 
 from fedadapt.errors import FrameError, one_line
 
@@ -52,12 +60,20 @@ class Terms(Document):
     class_names: tuple[Line, ...]
     image: tuple[int, int, int]
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[PositiveFloat, ...]
     backbone: Digest
     backbone_bytes: int = Field(ge=0, le=2**40)
     layout: Digest
     codec: Line
     version: Line
+
+    @model_validator(mode="after")
+    def _has_moments_of_each_channel(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.image[0]:
+            raise ValueError(
+                f"{len(self.mean)} means and {len(self.std)} deviations of {self.image[0]} channels"
+            )
+        return self
 
     @property
     def recipe_digest(self) -> str:

@@ -94,7 +94,8 @@ class Wire:
         plan: what travels.
         codec: how a section is packed, unless the following say otherwise.
         backbone_digest: hexadecimal SHA-256 of the backbone.
-        max_bytes: longer frames are refused; None for twice the bytes that the plan needs as fp32.
+        max_bytes: longer frames are refused; None for twice the bytes that the plan needs as fp32, or what codecs may
+            make of it where that is more.
         seeds: of the run; whoever reads a frame draws as whoever wrote it.
         groups: how sections of a group are packed.
         download: how sections of downloads are packed, but for running statistics; None for as uploads.
@@ -153,7 +154,19 @@ class Wire:
 
     def limit(self, num_streams: int) -> int:
         """The longest frame that is read, in bytes."""
-        return self.max_bytes or 2 * num_streams * self.plan.num_shared_bytes + 8 * MAX_SECTIONS + 4096
+        if self.max_bytes:
+            return self.max_bytes
+        # Codecs fill up small sections, some to more than the values need as they are.
+        return num_streams * max(2 * self.plan.num_shared_bytes, self._most_bytes) + 8 * MAX_SECTIONS + 4096
+
+    @cached_property
+    def _most_bytes(self) -> int:
+        """What the sections of a stream take at the most."""
+        groups = self.plan.groups()
+        return sum(
+            max(self.codec_of(kind, group).most_bytes(self.plan.layout(group)) for kind in Kind)
+            for group in groups
+        )
 
     def pack(self, kind: Kind, round: int, client: int, stream: str, group: Group, params: Params) -> bytes:
         """The section of one group of a stream.

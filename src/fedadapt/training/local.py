@@ -213,6 +213,8 @@ class _Loss:
     ) -> None:
         self._model, self._images, self._labels, self._mask = model, images, labels, mask
         self._noise, self._config, self._hooks = noise, config, hooks
+        # Where all that moves is to stay as it came, statistics are looked at as in evaluation.
+        self._moves = not set(model.moving) <= set(hooks.frozen)
         self._seen = False
         self.count = mask.sum(1)
         self._references = [
@@ -252,10 +254,10 @@ class _Loss:
         """Each client's mean loss over its real samples."""
         shape, contrast, mask, noise = self._mask.shape, self._hooks.contrast, self._mask, self._noise
         if contrast is None:
-            logits = self._model(params, self._images, mask=mask, training=True, noise=noise)
+            logits = self._model(params, self._images, mask=mask, training=self._moves, noise=noise)
         else:
             logits, features = self._model.with_features(
-                params, self._images, mask=mask, training=True, noise=noise
+                params, self._images, mask=mask, training=self._moves, noise=noise
             )
         if self._hooks.adjust is not None:
             logits = self._hooks.adjust(self._by_client(logits)).flatten(0, 1)

@@ -323,6 +323,21 @@ def test_declared_sizes_are_checked_before_memory_is_taken(tmp_path):
         create("source", "npz", {"path": tmp_path / "set.npz"})
 
 
+def test_texts_of_no_characters_take_memory_all_the_same(load, tmp_path):
+    """A few bytes declare five million class names that have none."""
+    arrays = _arrays()
+    del arrays["class_names"]
+    load(arrays)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<U0", "fortran_order": False, "shape": (5_000_000,)}
+    )
+    with zipfile.ZipFile(tmp_path / "set.npz", "a") as archive:
+        archive.writestr("class_names.npy", header.getvalue())
+    with pytest.raises(DataError, match=r"declares 5000\d\d\d bytes"):
+        create("source", "npz", {"path": tmp_path / "set.npz", "max_bytes": 1_000_000})
+
+
 def _labelled(dataset) -> set[tuple[bytes, int]]:
     return {
         (image.contiguous().numpy().tobytes(), int(label))

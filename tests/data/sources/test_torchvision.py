@@ -32,7 +32,7 @@ def _mnist(root, name: str = "MNIST", prefix: str = "") -> dict[str, np.ndarray]
 
 
 def _load(name: str, root, **options: object):
-    return create("source", "torchvision", {"name": name, "root": root, **options})
+    return create("source", "torchvision", {"dataset": name, "root": root, **options})
 
 
 def test_mnist_files_are_read(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from fedadapt.backbones.rounding import Rounding, unpack
 from fedadapt.errors import BackboneError
-from fedadapt.files import write_whole
+from fedadapt.files import from_json, write_whole
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of the training pixels (0..1), by channel."""
@@ -83,11 +84,15 @@ def load_weights(module: nn.Module, path: Path, head: str) -> Moments | None:
     if "mean" not in metadata:
         return None
     try:
-        mean, std = (tuple(float(value) for value in json.loads(metadata[key])) for key in ("mean", "std"))
+        mean, std = (tuple(float(value) for value in from_json(metadata[key])) for key in ("mean", "std"))
     except (ValueError, KeyError, TypeError) as error:
         raise BackboneError(
             f"weight file {path} has damaged pixel moments ({error}); fetch it again"
         ) from error
+    if len(mean) != len(std) or not all(map(math.isfinite, (*mean, *std))) or min(std, default=0.0) <= 0:
+        raise BackboneError(
+            f"weight file {path} has pixel moments that none have, {mean} and {std}; fetch it again"
+        )
     return mean, std
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @register("partition", "dirichlet")
 def dirichlet(
     *,
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5,
+    alpha: Annotated[float, Field(gt=0, le=1e6)] = 0.5,
     min_size: Annotated[int, Field(ge=1)] = 1,
     balanced: bool = False,
 ) -> Partition:

@@ -22,7 +22,7 @@ from fedadapt.registry import register
 @register("source", "torchvision")
 def torchvision(
     *,
-    name: str,
+    dataset: str,
     root: Path,
     download: bool = False,
     size: Size | None = None,
@@ -36,7 +36,7 @@ def torchvision(
     of the files with that of the published ones first, and refuses others.
 
     Args:
-        name: the class in ``torchvision.datasets``; its constructor must take ``train`` or ``split``.
+        dataset: the class in ``torchvision.datasets``; its constructor must take ``train`` or ``split``.
         root: the folder that torchvision keeps the set in.
         download: whether torchvision may fetch what is missing.
         size: pixels of a side, for images that are not of one size already.
@@ -51,18 +51,18 @@ def torchvision(
     from torchvision import datasets
 
     known = [entry for entry in datasets.__all__ if isinstance(getattr(datasets, entry), type)]
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
+    if dataset not in known:
+        close = difflib.get_close_matches(dataset, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "; see torchvision.datasets for the known ones"
-        raise UnknownName(f"torchvision has no data set {name!r}{hint}")
-    kind = getattr(datasets, name)
+        raise UnknownName(f"torchvision has no data set {dataset!r}{hint}")
+    kind = getattr(datasets, dataset)
     accepted = _parameters(kind)
     if "train" in accepted:
         choices: list[dict[str, Any]] = [{"train": True}, {"train": False}]
     elif "split" in accepted:
         choices = [{"split": train_split}, {"split": test_split}]
     else:
-        raise DataError(f"torchvision's {name} has no train and test images of its own; use another set")
+        raise DataError(f"torchvision's {dataset} has no train and test images of its own; use another set")
     common = {"root": str(root.expanduser()), **(options or {})}
     if "download" in accepted:
         common["download"] = download
@@ -72,12 +72,12 @@ def torchvision(
             loaded.append(kind(**common, **choice))
         except (OSError, RuntimeError, ValueError, TypeError, ImportError) as error:
             raise DataError(
-                f"torchvision cannot open {name} in {root} with {choice} ({reason(error)}); "
+                f"torchvision cannot open {dataset} in {root} with {choice} ({reason(error)}); "
                 "check root, or set download=true to fetch it"
             ) from error
-    train, test = (_split(dataset, size, name) for dataset in loaded)
-    names = getattr(loaded[0], "classes", None) or number_classes((train, test), name)
-    return Dataset(name, train, test, tuple(str(entry) for entry in names))
+    train, test = (_split(one, size, dataset) for one in loaded)
+    names = getattr(loaded[0], "classes", None) or number_classes((train, test), dataset)
+    return Dataset(dataset, train, test, tuple(str(entry) for entry in names))
 
 
 def _parameters(kind: type[Any]) -> set[str]:
