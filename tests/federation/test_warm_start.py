@@ -13,7 +13,7 @@ from fedadapt.adapters.class_means import class_moments, head_from_moments
 from fedadapt.data.augment import normalise
 from fedadapt.engines.local import LocalEngine
 from fedadapt.errors import ClientError, ConfigError
-from fedadapt.federation.frame import Frame, Kind
+from fedadapt.federation.frame import Frame, Kind, unpack
 from fedadapt.federation.messages import Reply
 from fedadapt.federation.round import play
 from fedadapt.federation.round_zero import play_warm_start
@@ -125,6 +125,27 @@ def test_who_counts_more_samples_than_any_may_have_is_refused():
     refused = [record for record in played.clients if record.outcome is Outcome.REFUSED]
     assert [record.client for record in refused] == [SIZES.index(max(SIZES))]
     assert "federation.max_examples" in refused[0].reason
+
+
+@pytest.mark.parametrize("lie", ["off the squares", "less than none"])
+def test_products_that_no_features_have_are_refused(lie):
+    """The covariance of all would have directions in which there is less than no variance."""
+    party = party_of("lda")
+    wire, layout = party.wire, warm_start(party.model, party.wire).layout
+
+    def change(replies):
+        frame = unpack(replies[7].frame, max_bytes=10**6)
+        moments = CODEC.decode(frame.sections[0], layout, KEY)
+        products = moments["products"] * (2 if lie == "off the squares" else 1)
+        if lie == "less than none":
+            products[1] += 10 * products.abs().max()
+        section = CODEC.encode(moments | {"products": products}, KEY)
+        lying = Frame(Kind.UPLOAD, 0, 7, wire.identity, (), (section,)).pack()
+        return [replace(reply, frame=lying) if reply.client == 7 else reply for reply in replies]
+
+    played, _, _ = exchange(party, change)
+    assert [record.client for record in played.clients if record.outcome is Outcome.REFUSED] == [7]
+    assert "hold products that features of no samples have" in played.clients[7].reason
 
 
 def test_who_outweighs_the_others_is_named():

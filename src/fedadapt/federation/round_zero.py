@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
+import torch
+
 from fedadapt.adapters.class_means import ClassMoments, head_from_moments
 from fedadapt.algorithms import Algorithm
 from fedadapt.errors import ClientError, FrameError
@@ -115,4 +117,16 @@ def _check(moments: Params, client: int) -> None:
         raise FrameError(
             f"class means of client {client} are no sums over its samples (a class without samples has some, or squares sum to "
             f"{float(moments['square']):.4g}, where those of the means alone come to {least:.4g})"
+        )
+    found = ClassMoments.from_params(moments)
+    if found.products is None:
+        return
+    within = found.products - (found.sums.T / found.counts.clamp(min=1)) @ found.sums
+    slack = max(1e-5 * float(found.square), 1e-30)
+    within.diagonal().add_(slack)
+    apart = abs(float(found.products.trace() - found.square))
+    if apart > slack or int(torch.linalg.cholesky_ex(within).info):
+        raise FrameError(
+            f"class means of client {client} hold products that features of no samples have: their diagonal is {apart:.4g} off "
+            "the sum of squares, or in some direction they vary less than not at all"
         )
