@@ -50,6 +50,7 @@ class AdaptedModel:
         start: the tensors that training changes, at their initial values, without client axis: those trained
             by gradient, then the moving statistics.
         moving: names of the latter.
+        passing: what its norms and branches know of a call.
         digest: hexadecimal SHA-256 over all that is frozen: the backbone, and what branches do not train, before
             any compute type rounds it. Two parties with the same digest and the same tensors mean the same.
     """
@@ -64,7 +65,7 @@ class AdaptedModel:
     ) -> None:
         self.backbone, self.adapter, self.policy, self.seed = backbone, adapter, policy, seed
         self.head = head or trained_head()
-        self._pass = Pass()
+        self.passing = Pass()
         # The copy shares every tensor with the backbone; only the module objects are new.
         shared = [*backbone.module.parameters(), *backbone.module.buffers()]
         self.module = copy.deepcopy(backbone.module, {id(tensor): tensor for tensor in shared})
@@ -120,10 +121,10 @@ class AdaptedModel:
         sizes = [math.prod(one.shape) * growth / 2 for one in seen]
         return math.ceil(max(sizes, default=0)), math.ceil(sum(sizes))
 
-    def part(self, module: nn.Module) -> AdaptedModel:
-        """The same with a part of its network, which is given maps in the place of images."""
+    def part(self, module: nn.Module, passing: Pass | None = None) -> AdaptedModel:
+        """The same with a part or copy of its network; a part is given maps in the place of images."""
         part = copy.copy(self)
-        part.module = module
+        part.module, part.passing = module, passing or self.passing
         return part
 
     @property
@@ -215,7 +216,7 @@ class AdaptedModel:
             training: whether moving statistics move.
             noise: what each client's dropout follows from; empty to drop nothing.
         """
-        self._pass.mask, self._pass.training, self._pass.noise = mask, training, noise
+        self.passing.mask, self.passing.training, self.passing.noise = mask, training, noise
         tensors = {
             name: tensor.squeeze(0).to(self.dtype) if name in self._plain else tensor
             for name, tensor in params.items()
@@ -294,7 +295,7 @@ class AdaptedModel:
             generator = Seeds(self.seed).torch(f"branch {site.name}")
             host = branches.build(site, generator)
             if branches.placement.dropout:
-                change_input(host, Dropout(site.name, branches.placement.dropout, self._pass))
+                change_input(host, Dropout(site.name, branches.placement.dropout, self.passing))
             self.module.set_submodule(site.name, host)
         return sites
 
@@ -336,7 +337,7 @@ class AdaptedModel:
             if not (trained or self.policy.moving):
                 return None
             return ClientBatchNorm(
-                norm, moving=self.policy.moving, pass_=self._pass, pooled=self.policy.pooled
+                norm, moving=self.policy.moving, pass_=self.passing, pooled=self.policy.pooled
             )
         if not trained or getattr(norm, "weight", None) is None:
             return None

@@ -1,12 +1,15 @@
-"""The in-process engine: a cohort is answered in chunks that share one forward pass."""
+"""The in-process engine: a cohort is answered in chunks that share one forward pass, side by side in threads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
+
 from fedadapt.engines.chunks import ChunkSize, cut
 from fedadapt.engines.engine import MakeEngine
+from fedadapt.engines.lanes import Lanes
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.serve import Party, reader, serve
 from fedadapt.registry import register
@@ -29,15 +32,28 @@ class LocalEngine:
         self.party = party
         self.chunk = chunk
         self.on_clients = on_clients
+        self._lanes: dict[int, Lanes] = {}
 
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
-        """Serves the requests chunk by chunk."""
+        """Serves the requests chunk by chunk, on a processor as many chunks side by side as torch has threads."""
         replies: list[Reply] = []
-        read = reader(self.party)
-        for chunk in cut(requests, self.party, self.chunk):
-            replies += serve(chunk, self.party, read)
+        for answer in self._answers(requests):
+            replies += answer
             self.on_clients(len(replies))
         return replies
+
+    def _answers(self, requests: Sequence[Request]) -> Iterator[list[Reply]]:
+        read = reader(self.party)
+        on_gpu = next(iter(self.party.model.start.values())).is_cuda
+        threads = 1 if on_gpu else torch.get_num_threads()
+        chunks = cut(requests, self.party, self.chunk, threads)
+        count = min(threads, len(chunks))
+        if count < 2:
+            yield from (serve(chunk, self.party, read) for chunk in chunks)
+            return
+        if count not in self._lanes:
+            self._lanes = {count: Lanes(self.party, count)}
+        yield from self._lanes[count].answers(chunks, read, threads // count)
 
 
 @register("engine", "local")

@@ -6,8 +6,9 @@ round: a step is then a step of what lies above, of the head alone or of the las
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from functools import cached_property
+from threading import Lock
 
 import torch
 from jaxtyping import Float
@@ -54,12 +55,20 @@ class Features:
         self.labels_only = Split(split.images[:, :0], split.labels)
         self._trunk, self._split, self._mean, self._std = trunk, split, mean, std
         self._device = next(iter(model.start.values())).device
+        self._kept: list[Float[Tensor, "n ..."]] = []
+        self._lock = Lock()
         self._known = torch.zeros(len(split), dtype=torch.bool)
         with FlopCounterMode(display=False) as counter:
             same = self._look(torch.zeros(BLOCK, dtype=torch.int64))
         self._like = same[:1].clone(memory_format=torch.preserve_format)
         self._flops_per_value = counter.get_total_flops() / same.numel()
         self._is_steady = torch.equal(same, same[:1].expand_as(same))
+
+    def beside(self, model: AdaptedModel) -> Features:
+        """The same features for a copy of the model; what one computes, both have."""
+        other = copy.copy(self)
+        other.model = model
+        return other
 
     @property
     def num_bytes(self) -> int:
@@ -71,21 +80,22 @@ class Features:
         """Whether they fit, take less time to fetch than to compute, and are the same at each place of a block."""
         return self.num_bytes <= MEMORY_BYTES and self._flops_per_value >= WORTH_FLOPS and self._is_steady
 
-    @cached_property
-    def _kept(self) -> Float[Tensor, "n ..."]:
-        # Laid out as the trunk gives them, maps with channels last for instance.
-        order = sorted(range(self._like.ndim), key=self._like.stride, reverse=True)
-        shape = (len(self._split), *self._like.shape[1:])
-        return torch.empty_permuted(shape, order, dtype=self._like.dtype, device=self._device)
-
     def inputs(self, batch: Batch) -> Float[Tensor, "N ..."]:
         """The features of a batch's images."""
-        unknown = batch.places[~self._known[batch.places]].unique()
-        for begin in range(0, len(unknown), BLOCK):
-            new = unknown[begin : begin + BLOCK]
-            self._kept[new.to(self._device)] = self._look(new)
-            self._known[new] = True
-        return self._kept[batch.places.to(self._device)]
+        with self._lock:
+            if not self._kept:
+                # Laid out as the trunk gives them, maps with channels last for instance.
+                order = sorted(range(self._like.ndim), key=self._like.stride, reverse=True)
+                shape = (len(self._split), *self._like.shape[1:])
+                self._kept.append(
+                    torch.empty_permuted(shape, order, dtype=self._like.dtype, device=self._device)
+                )
+            unknown = batch.places[~self._known[batch.places]].unique()
+            for begin in range(0, len(unknown), BLOCK):
+                new = unknown[begin : begin + BLOCK]
+                self._kept[0][new.to(self._device)] = self._look(new)
+                self._known[new] = True
+        return self._kept[0][batch.places.to(self._device)]
 
     def map_values(self, image: Sequence[int]) -> tuple[int, int]:
         """Values that a step holds of one image, the most at once and all together: features and what is above."""
