@@ -112,6 +112,20 @@ def test_the_geometric_median_is_among_the_many(good, bad, size):
     assert torch.allclose(moved(32), moved(2000), rtol=1e-3)
 
 
+@pytest.mark.parametrize("rows", [[[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 0], [1, 10], [10, 11]]])
+def test_the_geometric_median_is_not_caught_by_an_update(rows):
+    """Each value of the first, or of the second, is the middle one, and the least sum of distances is elsewhere."""
+    updates = [
+        Update(k, 1, 1, {"delta": {"w": torch.tensor(row, dtype=torch.float32)}})
+        for k, row in enumerate(rows)
+    ]
+    technique = create("algorithm", "geometric_median")
+    state = technique.init({"w": torch.zeros(len(rows[0]))})
+    point = technique.step(state, updates)["model"]["w"].requires_grad_()
+    distances = sum((update.streams["delta"]["w"] - point).norm() for update in updates)
+    assert float(torch.autograd.grad(distances, point)[0].norm()) < 0.01
+
+
 def test_checks_hold_within_a_chain():
     """Every technique of a chain is asked."""
     refuse("at least 5 clients", "chain", {"of": ["fedprox", "krum"]}, sizes=(4,) * 4)

@@ -33,12 +33,12 @@ def test_by_hand():
     assert found.tolist() == [0, -4.0, 0, 4.0, *[0.0] * 10, 9.0, 9.0, 0, -0.5]
 
 
-@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40), st.floats(1, 2))
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40), st.floats(1, 1.9))
 def test_a_gain_loses_no_more_than_there_was(values, gain):
-    """Up to two; that of rounding the mean apart."""
+    """Rounding the mean up included."""
     values = torch.tensor(values)
     left = values.double() - back(values, f"sparse_ternary(keep=0.2, gain={gain}, block=8)")
-    assert float(left.norm()) <= 1.01 * float(values.double().norm()) + 1e-25
+    assert float(left.norm()) <= float(values.double().norm()) * (1 + 1e-6) + 1e-25
 
 
 def test_signs_and_places_are_checked():

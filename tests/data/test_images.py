@@ -67,6 +67,13 @@ def test_pictures_are_turned_as_the_camera_was_held(tmp_path):
     assert pixels[0].tolist() == [[255], [0]]
 
 
+def test_damaged_tags_do_not_cost_a_picture(tmp_path):
+    """What else a camera wrote is nobody's business."""
+    Image.new("RGB", (2, 1), (9, 9, 9)).save(tmp_path / "odd.png", exif=b"Exif\0\0no tags at all")
+    with Image.open(tmp_path / "odd.png") as opened:
+        assert (from_picture(opened, None, "x") == 9).all()
+
+
 @pytest.mark.parametrize("mode", ["I", "F", "I;16"])
 def test_pictures_of_more_than_8_bits_are_refused(mode):
     """Deep pictures are not clipped silently."""

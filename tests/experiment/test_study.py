@@ -8,22 +8,24 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 from study_files import SEARCH, STUDY, write_study
 from tiny import outcome, start, tiny
 
-from fedadapt.errors import Interrupted, NoDevice, RunError, RunInUse
+from fedadapt.errors import ConfigError, Interrupted, NoDevice, RunError, RunInUse
 from fedadapt.experiment import run
 from fedadapt.experiment.run import Watcher
 from fedadapt.experiment.study import Spectator, conduct, load_study
 from fedadapt.experiment.study.compare import compare
 from fedadapt.experiment.study.conduct import CELLS, foresee, share_out
 from fedadapt.experiment.study.grid import digest, make_plan, places
-from fedadapt.experiment.study.machine import GIBIBYTE, Need, Room, available_bytes, cores
+from fedadapt.experiment.study.machine import GIBIBYTE, Need, Room, available_bytes
 from fedadapt.experiment.study.workers import STOPPED, Ended, Workers, run_cell
 from fedadapt.report.gather import summarise
 from fedadapt.runs.records import Direction
-from fedadapt.runs.results import RESULTS, AccuracyOf, CellResult, Results, Status
+from fedadapt.runs.results import RESULTS, AccuracyOf, CellResult, Results, Status, read_record
 from fedadapt.runs.store import FILE, RunStore
+from fedadapt.training.processor import cores
 
 MIXED = """
 recipe = "tiny.toml"
@@ -177,17 +179,36 @@ def test_a_search_that_found_nothing_is_said(tmp_path):
     """Cells whose search had no run that worked are not run, and the first reason is told."""
     wild = MIXED.replace('wild = { adapter = "full", train.lr = 1e30,', 'wild = { adapter = "full",')
     study = load_study(write_study(tmp_path, wild + SEARCH.replace("[0.01, 0.1]", "[1e30]")), [])
-    with pytest.raises(RunError, match=r"cells have no rate.*no client could do its work"):
-        conduct(study, tmp_path / "runs", jobs=1)
+    for overwrite in (False, True):
+        started = Noting()
+        with pytest.raises(RunError, match=r"cells have no rate.*no client could do its work.*--overwrite"):
+            conduct(study, tmp_path / "runs", jobs=1, overwrite=overwrite, spectator=started)
+        assert started.cells
+    with Results.read(tmp_path / "runs" / "grid" / RESULTS) as results:
+        assert {place.labels["trainable"] for place in results.places() if place.stage == "grid"} == {
+            "parallel",
+            "wild",
+        }
 
 
-def test_a_study_for_a_gpu_is_refused_where_there_is_none(tmp_path):
-    """Before any cell is begun; what it would be can be looked at all the same."""
-    study = load_study(write_study(tmp_path, MIXED), ["train.device=cuda:99"])
-    with pytest.raises(NoDevice):
+def test_a_study_for_a_gpu_is_refused_where_there_is_none(tmp_path, monkeypatch):
+    """Before any cell is begun; what it would be can be looked at, and what is done needs none any more."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    path = write_study(tmp_path, MIXED.partition("wild")[0])
+    study = load_study(path, ["train.device=cuda"])
+    with pytest.raises(
+        NoDevice, match=r"grid.toml, cell trainable=parallel seed=0: train.device is 'cuda', but 0 GPUs"
+    ):
         conduct(study, tmp_path / "runs", jobs=1)
-    assert not (tmp_path / "runs").exists()
-    assert foresee(study, tmp_path / "runs", places(study), {})[0].cells
+    assert not (tmp_path / "runs" / CELLS).exists()
+    (cell,) = foresee(study, tmp_path / "runs", places(study), {})[0].cells.values()
+    done = run(load_study(path).configure({"trainable": "parallel", "seed": "0"}, {"seed": 0}), tmp_path)
+    with Results.write(tmp_path / "runs" / "grid") as results:
+        config = cell.config.model_dump(mode="json")
+        results.keep(CellResult(cell.digest, Status.DONE, config, record=read_record(done)))
+    assert conduct(study, tmp_path / "runs", jobs=1)[2][cell.digest].status is Status.DONE
+    with pytest.raises(ConfigError, match="cells are given to GPUs by the study itself, use 'cuda'"):
+        conduct(load_study(path, ["train.device=cuda:1"]), tmp_path / "runs", jobs=1)
 
 
 def test_a_run_and_a_study_of_one_name_leave_each_other_alone(tmp_path):

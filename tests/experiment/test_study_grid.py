@@ -158,6 +158,8 @@ def test_where_no_value_worked_none_is_taken(study):
     plan = make_plan(made, places(made), failed)
     lost = searches[0].labels["trainable"]
     assert {cell.labels["trainable"] for cell in plan.waiting} == {lost}
+    assert plan.lost == {cell.number for cell in plan.waiting}
+    assert not make_plan(made, places(made), finished(searches[:1], [0.9], Status.FAILED)).lost
     assert lost not in {cell.labels["trainable"] for cell in plan.cells.values()}
     assert [one for one in searches if one.is_for(plan.waiting[0])] == list(searches[:2])
 

@@ -55,7 +55,8 @@ def _bulyan(rows, attackers):
 
 
 def _geometric(rows, iterations=32, smoothing=1e-6):
-    point = [statistics.median(column) for column in zip(*rows, strict=True)]
+    middle = [statistics.median(column) for column in zip(*rows, strict=True)]
+    point = _average(sorted(rows, key=lambda row: _square(row, middle))[: len(rows) // 2 + 1])
     for _ in range(iterations):
         weights = [1 / max(smoothing, math.sqrt(_square(row, point))) for row in rows]
         point = [

@@ -32,7 +32,7 @@ from fedadapt.params import Group, Params, expand, is_finite
 from fedadapt.seeds import Seeds
 
 NORM_TYPES = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 CLIENT_NORMS = (ClientBatchNorm, ClientNorm)
 
 
@@ -156,7 +156,7 @@ class AdaptedModel:
         for name, tensor in params.items():
             if tensor.dtype not in FLOATS:
                 raise AttachError(
-                    f"{what} holds {name!r} as {tensor.dtype}; values must be floats of 16 bits or more"
+                    f"{what} holds {name!r} as {tensor.dtype}; values must be floats of 16 or 32 bits"
                 )
         if not is_finite(params):
             odd = next(name for name in params if not is_finite({name: params[name]}))

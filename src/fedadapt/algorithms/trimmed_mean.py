@@ -47,5 +47,5 @@ def trimmed_mean(fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.2) -> Algor
         return as_sent(inner, gathered)
 
     # Of fewer nobody would be left out, and one attacker could move the mean anywhere.
-    least = math.ceil(1 / fraction - 1e-9) if fraction else 1
+    least = math.ceil(min(1 / fraction, 2.0**31) - 1e-9) if fraction else 1
     return Algorithm("Trimmed mean", server=ServerRule(aggregate=aggregate, least=least))

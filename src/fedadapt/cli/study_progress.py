@@ -145,6 +145,8 @@ def foretold(
     for cell in sorted(cells, key=lambda cell: cell.number):
         result = found.get(cell.digest)
         state = "waits for its search" if cell in plan.waiting else "to be run"
+        if cell.number in plan.lost:
+            state = "no run of its search worked"
         _add(
             table,
             str(cell.number),

@@ -17,7 +17,8 @@ from fedadapt.params import Params
 from fedadapt.registry import register
 
 Block = Annotated[int, Field(ge=8, le=256)]
-Gain = Annotated[float, Field(ge=1, le=2)]
+Gain = Annotated[float, Field(ge=1, le=1.9)]
+"""Twice the mean, rounded up, would lose more than there was."""
 
 
 @register("codec", "sparse_ternary")
@@ -92,7 +93,7 @@ def sparse_ternary(*, keep: Fraction = 0.15, gain: Gain = 1.5, block: Block = 25
         kept = total // block * chosen(block, keep) + chosen(total % block, keep)
         return grid.block_sizes(total, block), kept, grid.packed_size(kept, 1)
 
-    # Up to twice the mean magnitude, with the sign, leaves of what is kept no more than there was.
+    # Less than twice the mean magnitude, with the sign, leaves of what is kept no more than there was.
     name = f"sparse_ternary(keep={keep!r}, gain={gain!r}, block={block})"
     law = Law(1.01, grid.SMALLEST, unbiased=False, loss=1.0)
     return Codec((Stage(name, encode, decode, nothing, sizes, law),))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
@@ -24,6 +25,18 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.De
 """What Pillow raises for a picture it cannot decode."""
 
 _PIXELS_AT_ONCE = 2**24
+
+_ORIENTATION = 0x0112
+_TURNS: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each value of that tag."""
 
 
 def fit(images: UInt8[Tensor, "N C H W"], size: int) -> UInt8[Tensor, "N C size size"]:
@@ -67,10 +80,17 @@ def from_picture(picture: Image.Image, size: int | None, source: str) -> UInt8[T
         raise DataError(
             f"{source} has a picture of mode {picture.mode!r}; 8 bits a channel are allowed, convert it to 8 bits"
         )
-    # Cameras write pixels as the sensor lies, and how it was held beside them.
-    upright = ImageOps.exif_transpose(picture)
-    pixels = torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(_upright(picture).convert("RGB"))).permute(2, 0, 1)
     return pixels if size is None else fit(pixels[None], size)[0]
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture as the camera was held, where it says so; cameras write pixels as the sensor lies."""
+    turn = None
+    # A picture is none the worse for what is wrong with its other tags.
+    with suppress(*UNREADABLE, TypeError):
+        turn = _TURNS.get(picture.getexif().get(_ORIENTATION))
+    return picture if turn is None else picture.transpose(turn)
 
 
 def gather(images: Iterable[UInt8[Tensor, "C H W"]], count: int, source: str) -> UInt8[Tensor, "N C H W"]:

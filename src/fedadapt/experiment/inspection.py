@@ -111,7 +111,11 @@ def _graph(path: Path) -> dict[str, Any]:
 
 def _parsed(path: Path, text: bytes) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = from_json(text)
+        found = from_json(text)
     except ValueError as error:
         raise AttachError(f"what {path} says of itself is damaged ({error}); write it again") from error
+    if not isinstance(found, dict):
+        raise AttachError(
+            f"what {path} says of itself is no table, but {type(found).__name__}; write it again"
+        )
     return found

@@ -133,14 +133,14 @@ def rebuild(store: RunStore, load: LoadData = build_data) -> Experiment:
 
 
 def _simulate(experiment: Experiment, store: RunStore, make_engine: MakeEngine, watcher: Watcher) -> None:
-    memory = StoredMemory(store)
-    engine = make_engine(experiment.party(memory), draw_blueprint(experiment))
-    if experiment.attack.upload is not None:
-        engine = HostileEngine(
-            engine, experiment.wire, experiment.algorithm, experiment.attackers, experiment.attack.upload
-        )
-    engine = PopulationEngine(engine, experiment.population, experiment.num_steps)
-    with interruptible() as stop_asked:
+    with tuned_processor(store.manifest["hardware"]["threads"]), interruptible() as stop_asked:
+        memory = StoredMemory(store)
+        engine = make_engine(experiment.party(memory), draw_blueprint(experiment))
+        if experiment.attack.upload is not None:
+            engine = HostileEngine(
+                engine, experiment.wire, experiment.algorithm, experiment.attackers, experiment.attack.upload
+            )
+        engine = PopulationEngine(engine, experiment.population, experiment.num_steps)
         play_on(experiment, store, engine, memory, watcher, stop_asked)
 
 

@@ -93,17 +93,17 @@ def _accept(
                 f"frame has {len(frame.sections)} sections and {len(frame.scalars)} scalars, expected 1 and 0"
             )
         moments = CODEC.decode(frame.sections[0], warm.layout, KEY)
-        _check(moments, client)
+        found = _check(moments, client)
         check_examples(int(moments["counts"].sum()), client, wire)
     except FrameError as error:
         refused = ClientRecord(ROUND, client, Outcome.REFUSED, reason=str(error))
         return None, refused, {FRAMING: len(reply.frame)}
     record = ClientRecord(ROUND, client, Outcome.ACCEPTED, int(moments["counts"].sum()))
     received = {Group.HEAD.value: len(frame.sections[0]), FRAMING: frame.num_framing_bytes}
-    return ClassMoments.from_params(moments), record, received
+    return found, record, received
 
 
-def _check(moments: Params, client: int) -> None:
+def _check(moments: Params, client: int) -> ClassMoments:
     counts = moments["counts"]
     if not is_finite(moments):
         raise FrameError(f"class means of client {client} hold infinite or NaN values")
@@ -120,7 +120,7 @@ def _check(moments: Params, client: int) -> None:
         )
     found = ClassMoments.from_params(moments)
     if found.products is None:
-        return
+        return found
     within = found.products - (found.sums.T / found.counts.clamp(min=1)) @ found.sums
     slack = max(1e-5 * float(found.square), 1e-30)
     within.diagonal().add_(slack)
@@ -130,3 +130,4 @@ def _check(moments: Params, client: int) -> None:
             f"class means of client {client} hold products that features of no samples have: their diagonal is {apart:.4g} off "
             "the sum of squares, or in some direction they vary less than not at all"
         )
+    return found

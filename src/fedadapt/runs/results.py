@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self, final
 
 from fedadapt.errors import RunError
+from fedadapt.files import from_json
 from fedadapt.runs.ledger import LedgerTotal
 from fedadapt.runs.lock import acquire
 from fedadapt.runs.records import ClientRecord, Direction, Outcome, RoundSummary
@@ -146,7 +147,7 @@ class RunRecord:
             text = unpacker.decompress(data, MAX_RECORD_BYTES)
             if not unpacker.eof:
                 raise ValueError("the record of a run is cut short or too long")
-            rows = json.loads(text)
+            rows = from_json(text)
             return cls(
                 rows["manifest"],
                 [RoundSummary(*row) for row in rows["rounds"]],
@@ -301,7 +302,7 @@ class Results:
     def study(self) -> dict[str, Any]:
         """What the study file said."""
         rows = self._rows("SELECT document FROM study")
-        document: dict[str, Any] = json.loads(rows[0][0]) if rows else {}
+        document: dict[str, Any] = from_json(rows[0][0]) if rows else {}
         return document
 
     def cells(self) -> dict[str, CellResult]:
@@ -315,7 +316,7 @@ class Results:
                 record = None if packed is None else RunRecord.from_bytes(packed)
                 # What earlier versions wrote was always the global model's.
                 told = accuracy if record is None else record.accuracy
-                found[digest] = CellResult(digest, Status(status), json.loads(config), reason, record, told)
+                found[digest] = CellResult(digest, Status(status), from_json(config), reason, record, told)
         except ValueError as error:
             raise RunError(f"results {self.file} are damaged: {error}; restore a copy") from error
         return found
@@ -325,7 +326,7 @@ class Results:
         rows = self._rows(
             "SELECT stage, number, labels, digest FROM places ORDER BY stage DESC, number, labels"
         )
-        return [PlaceResult(stage, number, json.loads(labels), cell) for stage, number, labels, cell in rows]
+        return [PlaceResult(stage, number, from_json(labels), cell) for stage, number, labels, cell in rows]
 
     def keep(self, result: CellResult) -> None:
         """Writes the result of a cell, in place of an earlier one."""

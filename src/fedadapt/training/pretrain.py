@@ -26,7 +26,7 @@ from torch.nn import functional
 from fedadapt.data.augment import Augment, normalise
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.errors import ConfigError, RunError
-from fedadapt.files import write_whole
+from fedadapt.files import from_json, write_whole
 from fedadapt.params import is_finite
 from fedadapt.seeds import Seeds
 from fedadapt.training.processor import tuned_processor
@@ -235,8 +235,8 @@ def _restore(model: nn.Module, momenta: list[Tensor], identity: str, path: Path)
             model.load_state_dict({name: file.get_tensor(f"model.{name}") for name in model.state_dict()})
             for index, momentum in enumerate(momenta):
                 momentum.copy_(file.get_tensor(f"momentum.{index}"))
-            return json.loads(metadata["log"])
-    except (SafetensorError, OSError, KeyError, RuntimeError) as error:
+            return from_json(metadata["log"])
+    except (SafetensorError, OSError, KeyError, RuntimeError, ValueError) as error:
         raise RunError(
             f"{path} is not a readable pretraining state ({error}); delete it to start again"
         ) from error

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -35,7 +36,7 @@ def tuned_processor(threads: int | None = None) -> Iterator[None]:
     """
     _keep_freed_memory()
     before = torch.get_num_threads()
-    if threads and threads <= (os.cpu_count() or 1):
+    if threads and threads <= cores():
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     try:
@@ -43,6 +44,20 @@ def tuned_processor(threads: int | None = None) -> Iterator[None]:
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(before)
+
+
+def cores() -> int:
+    """Processor cores that this process may use, by its affinity and by the quota of its control group.
+
+    Example:
+        >>> cores() >= 1
+        True
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        usable = min(usable, max(1, int(quota) // int(period)))
+    return usable
 
 
 @cache

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedadapt.errors import ConfigError, Interrupted, RunError
+from fedadapt.errors import ConfigError, Interrupted, NoDevice, RunError
 from fedadapt.experiment.config import make_config
 from fedadapt.experiment.run import interruptible
 from fedadapt.experiment.study.file import Pattern, Study, check_pattern, matches
 from fedadapt.experiment.study.grid import Cell, Place, Plan, check, digest, make_plan, places
-from fedadapt.experiment.study.machine import Room, cores, gpu_bytes
+from fedadapt.experiment.study.machine import Room, gpu_bytes
 from fedadapt.experiment.study.workers import STOPPED, Advanced, Ended, Workers
 from fedadapt.runs.results import RESULTS, CellResult, PlaceResult, Results, RunRecord, Status, read_record
 from fedadapt.runs.store import FILE, RunStore
+from fedadapt.training.processor import cores
 
 CELLS = "cells"
 """The folder of the cells' run directories, which studies share."""
@@ -70,23 +71,29 @@ def conduct(
         The results file, the plan when nothing was left of it, and the result of every cell by digest.
 
     Raises:
-        ConfigError: the study cannot be.
+        ConfigError: the study cannot be, here or anywhere.
         RunError: the results cannot be written, or cells could not be run for reasons that are not theirs.
         Interrupted: Ctrl-C; whole rounds and finished cells are on disk.
     """
     chosen = places(study) if wanted is None else list(wanted)
-    check(study, chosen, here=True)
+    check(study, chosen)
     spectator, known = spectator or Spectator(), known or {}
     with Results.write(folder / study.config.name) as results:
         _describe(study, results, known)
         found = _current(results)
         if overwrite:
             plan = make_plan(study, chosen, {**known, **found})
-            begun = (cell for cell in plan.searches if cell.digest not in {**known, **found})
+            lost = [cell for cell in plan.waiting if cell.number in plan.lost]
+            begun = (
+                one
+                for one in plan.searches
+                if one.digest not in {**known, **found} or any(one.is_for(cell) for cell in lost)
+            )
             for cell in (*plan.cells.values(), *begun):
                 RunStore.remove(folder / CELLS / cell.digest)
                 results.forget(cell.digest)
                 found.pop(cell.digest, None)
+        _check_devices(study, make_plan(study, chosen, {**known, **found}).needed(found, known))
         _Conduct(study, folder, results, found, known, spectator).to_the_end(chosen, jobs)
         _describe(study, results, known)
     plan = make_plan(study, chosen, {**known, **found})
@@ -96,12 +103,11 @@ def conduct(
             f"{len(broken)} cells could not be run; the first because: {broken[0].reason}; "
             "remove the cause and give the same command again"
         )
-    if plan.waiting:
-        cell, results_now = plan.waiting[0], {**known, **found}
-        reasons = (results_now[one.digest].reason for one in plan.searches if one.is_for(cell))
+    if lost := [cell for cell in plan.waiting if cell.number in plan.lost]:
+        reasons = ({**known, **found}[one.digest].reason for one in plan.searches if one.is_for(lost[0]))
         raise RunError(
-            f"{len(plan.waiting)} cells have no rate, since no run of their search worked; the first because: "
-            f"{next(reasons)}; change values or settings of [search]"
+            f"{len(lost)} cells have no rate, since no run of their search worked; the first because: "
+            f"{next(reasons)}; change values or settings of [search], or do it again with --overwrite"
         )
     return folder / study.config.name / RESULTS, plan, found
 
@@ -233,7 +239,7 @@ class _Conduct:
         path = self.folder / CELLS / cell.digest
         status, reason, record = Status(event.status), event.reason, None
         try:
-            if (path / FILE).exists():
+            if status is Status.DONE or (path / FILE).exists():
                 record = _record(path, cell.config.rounds if status is Status.DONE else 0)
         except RunError as error:
             status, record = Status.BROKEN, None
@@ -264,6 +270,19 @@ def _record(path: Path, rounds: int) -> RunRecord:
     return record
 
 
+def _check_devices(study: Study, cells: Sequence[Cell]) -> None:
+    """Refuses what cannot be computed on this machine, before any of it is begun.
+
+    Raises:
+        NoDevice: the first reason.
+    """
+    for cell in cells:
+        try:
+            cell.config.train.resolve_device()
+        except ConfigError as error:
+            raise NoDevice(f"study {study.path}, cell {cell.title}: {error}") from None
+
+
 def _current(results: Results) -> dict[str, CellResult]:
     """The results that stand: not those of a machine's failure, nor of what was once the default."""
 
@@ -283,6 +302,10 @@ def _describe(study: Study, results: Results, known: Mapping[str, CellResult]) -
     plan = make_plan(study, places(study), {**known, **_current(results)})
     standing = [
         PlaceResult(str(cell.stage), cell.number, dict(cell.labels), cell.digest)
-        for cell in (*plan.searches, *plan.cells.values())
+        for cell in (
+            *plan.searches,
+            *plan.cells.values(),
+            *(c for c in plan.waiting if c.number in plan.lost),
+        )
     ]
     results.describe(study.config.model_dump(mode="json") | {"given": list(study.given)}, standing)

@@ -80,12 +80,14 @@ class Plan:
     Args:
         cells: of the grid, by number, where the search has found a value.
         searches: all cells of searches.
-        waiting: what waits for its search, with the first value that is tried; in vain where none of its runs worked.
+        waiting: what waits for its search, with the first value that is tried.
+        lost: the numbers of those of them that wait in vain: no run of their search worked.
     """
 
     cells: Mapping[int, Cell]
     searches: tuple[Cell, ...]
     waiting: tuple[Cell, ...]
+    lost: frozenset[int] = frozenset()
 
     def needed(self, results: Mapping[str, CellResult], known: Container[str] = ()) -> list[Cell]:
         """The cells without a result, searches first, each once; not searches that are `known` from elsewhere."""
@@ -149,6 +151,7 @@ def make_plan(study: Study, wanted: list[Place], results: Mapping[str, CellResul
     groups: dict[tuple[str, ...], list[Cell]] = {}
     grid: list[Place] = places(study)
     waiting: list[Cell] = []
+    lost: set[int] = set()
     for place in wanted:
         seed = {SEED: int(place.labels[SEED])}
         if search is None:
@@ -157,23 +160,23 @@ def make_plan(study: Study, wanted: list[Place], results: Mapping[str, CellResul
             group = tuple(place.labels[axis] for axis in search.per)
             if group not in groups:
                 groups[group] = _candidates(study, search, grid, place)
-            best = _best([results.get(cell.digest) for cell in groups[group]])
+            found = [results.get(cell.digest) for cell in groups[group]]
+            best = _best(found)
             if best is None:
+                if all(one is not None and one.status is Status.FAILED for one in found):
+                    lost.add(place.number)
                 config = study.configure(place.labels, seed, {search.key: search.values[0]})
                 waiting.append(Cell(_named(config), place.labels, Stage.GRID, place.number))
                 continue
             config = study.configure(place.labels, seed, {search.key: search.values[best]})
         cells[place.number] = Cell(_named(config), place.labels, Stage.GRID, place.number)
-    return Plan(cells, tuple(cell for tried in groups.values() for cell in tried), tuple(waiting))
+    return Plan(
+        cells, tuple(cell for tried in groups.values() for cell in tried), tuple(waiting), frozenset(lost)
+    )
 
 
-def check(study: Study, wanted: list[Place], *, here: bool = False) -> None:
+def check(study: Study, wanted: list[Place]) -> None:
     """Refuses a study of which a cell names what is not there, or that searches on test data, before any of it runs.
-
-    Args:
-        study: which.
-        wanted: places of its grid.
-        here: whether it is to run on this machine.
 
     Raises:
         ConfigError: in one line.
@@ -201,8 +204,11 @@ def check(study: Study, wanted: list[Place], *, here: bool = False) -> None:
             except ConfigError as error:
                 raise ConfigError(f"study {study.path}, cell {cell.title}: {error}") from None
         find("source", data.source.name)
-        if here:
-            config.train.resolve_device()
+        if config.train.device.startswith("cuda:"):
+            raise ConfigError(
+                f"study {study.path}, cell {cell.title}: train.device is {config.train.device!r}; cells are given to GPUs by the "
+                "study itself, use 'cuda'"
+            )
     for cell in searches:
         if not cell.config.data.validation_fraction:
             raise ConfigError(

@@ -80,20 +80,6 @@ class Room:
         return number if (on[number] + 1) * each <= self.gpus[number] else None
 
 
-def cores() -> int:
-    """Processor cores that this process may use, by its affinity and by the quota of its control group.
-
-    Example:
-        >>> cores() >= 1
-        True
-    """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        usable = min(usable, max(1, int(quota) // int(period)))
-    return usable
-
-
 def available_bytes() -> int | None:
     """Memory that new processes can have; None where the system does not say."""
     known = []
