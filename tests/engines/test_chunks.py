@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from contracts.cases import SIZES, tiny_model, tiny_party
 
-from fedadapt.engines.chunks import choose_chunk, cut
+from fedadapt.engines.chunks import choose_chunk, choose_lanes, cut
 from fedadapt.engines.local import LocalEngine
 from fedadapt.federation.messages import Request
 
@@ -46,6 +46,16 @@ def test_the_largest_map_of_a_chunk_fits_the_cache():
     huge = tiny_party(tiny_model(), batch_size=10**6)
     assert choose_chunk(huge) == 1
     assert [len(chunk) for chunk in cut(requests(range(3)), huge, None)] == [1, 1, 1]
+
+
+def test_chunks_side_by_side_fit_the_memory_together():
+    """By hand: 4 GiB over the bytes of a chunk; one that is larger is alone, and there are no more lanes than threads."""
+    party = tiny_party(tiny_model(), batch_size=10)
+    _, together = party.model.map_values(party.split.images.shape[1:])
+    client = 4 * (20 * together + 5 * sum(tensor.numel() for tensor in party.model.start.values()))
+    assert choose_lanes(party, 10**6, 100) == 4 * 2**30 // (100 * client)
+    assert choose_lanes(party, 3, 100) == 3
+    assert choose_lanes(tiny_party(tiny_model(), batch_size=10**7), 16, None) == 1
 
 
 def test_a_model_of_one_client_is_served_alone():

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from fedadapt.engines.chunks import ChunkSize, cut
+from fedadapt.engines.chunks import ChunkSize, choose_lanes, cut
 from fedadapt.engines.engine import MakeEngine
 from fedadapt.engines.lanes import Lanes
 from fedadapt.federation.messages import Reply, Request
@@ -46,8 +46,9 @@ class LocalEngine:
         read = reader(self.party)
         on_gpu = next(iter(self.party.model.start.values())).is_cuda
         threads = 1 if on_gpu else torch.get_num_threads()
-        chunks = cut(requests, self.party, self.chunk, threads)
-        count = min(threads, len(chunks))
+        lanes = choose_lanes(self.party, threads, self.chunk)
+        chunks = cut(requests, self.party, self.chunk, lanes)
+        count = min(lanes, len(chunks))
         if count < 2:
             yield from (serve(chunk, self.party, read) for chunk in chunks)
             return
@@ -59,7 +60,7 @@ class LocalEngine:
 @register("engine", "local")
 @contextmanager
 def local(chunk: ChunkSize | None = None) -> Iterator[MakeEngine]:
-    """All clients in this process.
+    """All clients in this process, on a processor in as many threads as torch has.
 
     Args:
         chunk: clients trained together; none: by itself.
