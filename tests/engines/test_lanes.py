@@ -94,14 +94,18 @@ def test_lanes_are_side_by_side(monkeypatch):
 
 
 def test_what_breaks_in_a_lane_ends_the_round(monkeypatch):
-    """As it would without lanes."""
+    """As it would without lanes; chunks that were not begun are not."""
+    begun = []
 
     def broken(requests, party, read=None):
+        begun.append(requests)
+        time.sleep(0.2)
         raise ZeroDivisionError(len(requests))
 
     monkeypatch.setattr("fedadapt.engines.lanes.serve", broken)
     with threads(2), pytest.raises(ZeroDivisionError):
         exchange()
+    assert len(begun) < 6
 
 
 @pytest.mark.parametrize(

@@ -52,10 +52,15 @@ class Lanes:
                 read(request)
             kept = {r.client: memory[r.client] for r in chunk if r.client in memory}
             started.append(self._pool.submit(self._answer, chunk, read, kept, threads))
-        for future in started:
-            replies, written = future.result()
-            memory.update(written)
-            yield replies
+        try:
+            for future in started:
+                replies, written = future.result()
+                memory.update(written)
+                yield replies
+        finally:
+            # Whoever stops at once, or has lost the round, does not wait for what was not begun.
+            for future in started:
+                future.cancel()
 
     def _answer(
         self, chunk: Sequence[Request], read: Read, kept: Mapping[int, Streams], threads: int
