@@ -179,6 +179,7 @@ NEEDS = {
     "chain": ('algorithm.of=["fedprox", "fedadam"]',),
     "fedbuff": ("algorithm.buffer=2",),
     "fedrep": ("train.epochs=2",),
+    "trimmed_mean": ("algorithm.fraction=0.4",),
 }
 """What algorithms need to run with three clients a round."""
 
