@@ -13,9 +13,11 @@ from tiny import StopAfter, Stopped, outcome, tiny
 from fedadapt.engines.local import LocalEngine
 from fedadapt.experiment import resume, run
 from fedadapt.federation import serve as serving
+from fedadapt.federation.messages import Request
 from fedadapt.federation.round import play
 from fedadapt.params import to_bytes
 from fedadapt.registry import create
+from fedadapt.runs.records import Outcome
 from fedadapt.runs.store import RunStore
 
 
@@ -73,6 +75,34 @@ def test_lanes_change_no_bit(case):
             assert torch.get_num_threads() == count
     assert told[-1] == 16
     assert told == sorted(told[: len(told) // 4]) * 4
+
+
+@pytest.mark.parametrize("start", ["class_means", "lda"])
+def test_a_head_from_class_means_is_asked_for_in_lanes(tmp_path, start):
+    """Before the first round there is no model in what is sent, and so nothing to read."""
+    config = tiny("engine.chunk=1", "rounds=1", f"head={{name='trained', start='{start}'}}")
+    paths = []
+    for count in (1, 2):
+        with threads(count):
+            paths.append(run(config, tmp_path / str(count)))
+    with RunStore.read(paths[0]) as one, RunStore.read(paths[1]) as other:
+        assert [r.metrics["accuracy"] for r in other.rounds()] == [
+            r.metrics["accuracy"] for r in one.rounds()
+        ]
+        assert {r.outcome for r in other.clients(0)} == {Outcome.ACCEPTED}
+
+
+@pytest.mark.parametrize("codec", ["float32", "int4"])
+def test_damaged_requests_fail_by_message_in_lanes(codec):
+    """Each client says so, as without lanes."""
+    party = tiny_party(tiny_model(), wire=tiny_wire(tiny_model(), codec, delta=codec != "float32"))
+    requests = [Request(1, client, b"no frame") for client in range(6)]
+    found = []
+    for count in (1, 2):
+        with threads(count):
+            found.append(LocalEngine(party, 2).exchange(requests))
+    assert found[0] == found[1]
+    assert all(reply.failure for reply in found[1])
 
 
 def test_lanes_are_side_by_side(monkeypatch):

@@ -9,14 +9,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from queue import SimpleQueue
 
 import torch
 
 from fedadapt.adapters import AdaptedModel
+from fedadapt.errors import FrameError
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.serve import Party, Read, serve
+from fedadapt.federation.warm_start import ROUND
 from fedadapt.params import Streams
 from fedadapt.training.processor import tuned_processor
 
@@ -48,8 +51,11 @@ class Lanes:
         started = []
         for chunk in chunks:
             for request in chunk:
-                # What all clients have in common is looked at here, before lanes would do it at once.
-                read(request)
+                # What all clients have in common is looked at here, before lanes would do it at once; what is wrong with
+                # it is found again where it is looked at. Before the first round there is nothing to read.
+                if request.round != ROUND:
+                    with suppress(FrameError):
+                        read(request)
             kept = {r.client: memory[r.client] for r in chunk if r.client in memory}
             started.append(self._pool.submit(self._answer, chunk, read, kept, threads))
         try:

@@ -116,20 +116,29 @@ def serve(requests: Sequence[Request], party: Party, read: Read | None = None) -
 
 def reader(party: Party) -> Read:
     """What turns the requests of a round into streams; clients that got the same share what it says, as one object."""
-    decoded: dict[int, Streams] = {}
+    decoded: dict[int, Streams | FrameError] = {}
 
     def read(request: Request) -> Streams:
-        if id(request.frame) not in decoded:
-            if party.wire.delta:
-                decoded[id(request.frame)] = take_version(request, party)
-            else:
-                message = party.wire.read(
-                    request.frame, Kind.DOWNLOAD, request.round, EVERYONE, party.algorithm.downloads, 0
-                )
-                decoded[id(request.frame)] = message.streams
-        return decoded[id(request.frame)]
+        key = id(request.frame)
+        if key not in decoded:
+            try:
+                decoded[key] = _read(request, party)
+            except FrameError as error:
+                decoded[key] = error
+        found = decoded[key]
+        if isinstance(found, FrameError):
+            raise found
+        return found
 
     return read
+
+
+def _read(request: Request, party: Party) -> Streams:
+    if party.wire.delta:
+        return take_version(request, party)
+    return party.wire.read(
+        request.frame, Kind.DOWNLOAD, request.round, EVERYONE, party.algorithm.downloads, 0
+    ).streams
 
 
 def take_version(request: Request, party: Party) -> Streams:
