@@ -5,6 +5,8 @@ STAMP := .venv/.installed
 RUNS := runs
 ADAPTERS := $(RUNS)/quickstart-adapters
 FULL := $(RUNS)/quickstart-full
+# What is run with two threads besides: an engine has chunks of clients side by side then.
+LANES := tests/contracts/test_algorithms.py tests/engines/test_lanes.py tests/experiment tests/federation
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check fix docs bench bench-peers bench-check clean
@@ -30,6 +32,7 @@ demo: setup ## train adapters and the full network on the same federation, and c
 
 test: setup ## run the tests, the doctests and the architecture's rules
 	$(BIN)/python -m pytest --quiet
+	FEDADAPT_TEST_THREADS=2 $(BIN)/python -m pytest --quiet -m "not slow and not flower and not ray" $(LANES)
 
 test-slow: setup ## run the tests that take minutes
 	$(BIN)/python -m pytest --quiet -m slow

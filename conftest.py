@@ -1,13 +1,14 @@
-"""What tests and doctests share: checked shapes, one thread, and `torch` at hand in examples."""
+"""What tests and doctests share: checked shapes, one number of threads, and `torch` at hand in examples."""
 
 from __future__ import annotations
 
 import os
 
-# How many threads share a sum decides its last bits, and golden numbers are compared bit for bit. Set in the
-# environment too, and before torch is loaded, so that the processes that tests start do the same.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
+# How many threads share a sum decides its last bits, and golden numbers, of one thread, are compared bit for bit. Set in
+# the environment too, and before torch is loaded, so that the processes that tests start do the same. `make test` runs
+# what trains with two threads as well: there an engine has chunks of clients side by side.
+THREADS = int(os.environ.get("FEDADAPT_TEST_THREADS", "1"))
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(THREADS)
 
 from functools import wraps
 from typing import Any
@@ -21,7 +22,7 @@ import pytest
 import torch
 from torch import fx
 
-torch.set_num_threads(1)
+torch.set_num_threads(THREADS)
 
 _trace = fx.Tracer.trace
 

@@ -7,7 +7,6 @@ together, such as a model and its control variates, or the whole state of a serv
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -19,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedadapt.errors import RunError
+from fedadapt.files import from_json
 
 Params = dict[str, Tensor]
 """Tensors by name; the order of insertion is part of the value."""
@@ -220,5 +220,5 @@ def from_bytes(document: bytes) -> Streams:
 
 
 def _stream_names(header: bytes) -> list[str]:
-    joined = json.loads(header)["__metadata__"]["streams"]
+    joined = from_json(header)["__metadata__"]["streams"]
     return joined.split("\n") if joined else []

@@ -47,24 +47,36 @@ def test_without_products_it_is_the_nearest_class_mean():
 
 
 def test_with_products_it_is_linear_discriminant_analysis():
-    """Differences of logits are scikit-learn's without its priors, when nothing is shrunk."""
+    """Differences of logits are in the proportions of scikit-learn's without its priors, when nothing is shrunk."""
     x, y = clouds()
     weight, bias = head_from_moments(class_moments(x, y, 4, products=True), shrinkage=0.0)
     reference = LinearDiscriminantAnalysis(solver="lsqr").fit(x.numpy(), y.numpy())
     scores = reference.decision_function(x.numpy()) - np.log(reference.priors_)
-    # scikit-learn divides the covariance by n, we by n - D.
-    ours, theirs = x @ weight.T + bias, torch.from_numpy(scores) * 296 / 300
-    torch.testing.assert_close(ours - ours[:, :1], (theirs - theirs[:, :1]).float(), rtol=1e-3, atol=1e-3)
+    ours, theirs = x @ weight.T + bias, torch.from_numpy(scores).float()
+    ours, theirs = ours - ours[:, :1], theirs - theirs[:, :1]
+    torch.testing.assert_close(ours / ours.norm(), theirs / theirs.norm(), rtol=1e-3, atol=1e-5)
+
+
+@given(products=st.booleans(), scale=st.floats(0.01, 100))
+def test_rows_are_as_long_as_those_of_a_fresh_layer(products, scale):
+    """Whatever features measure: nothing in common, a mean square length of 1."""
+    x, y = clouds()
+    weight, bias = head_from_moments(class_moments(scale * x, y, 4, products=products))
+    torch.testing.assert_close(weight.sum(0), torch.zeros(3), rtol=0, atol=1e-5)
+    assert weight.square().sum(1).mean().item() == pytest.approx(1, rel=1e-5)
+    assert abs(bias.sum().item()) < 1e-3 * scale
 
 
 def test_a_class_that_nobody_has_gets_the_mean_of_all():
     """It wins nowhere near a class that somebody has."""
     x, y = clouds(classes=3)
     weight, bias = head_from_moments(class_moments(x, y, 4))
-    torch.testing.assert_close(
-        weight[3] / weight[3].norm(), x.mean(0) / x.mean(0).norm(), rtol=1e-4, atol=1e-4
-    )
     means = torch.stack([x[y == d].mean(0) for d in range(3)])
+    toward = torch.vstack([means, x.mean(0)])
+    toward -= toward.mean(0)
+    torch.testing.assert_close(
+        weight[3] / weight[3].norm(), toward[3] / toward[3].norm(), rtol=1e-3, atol=1e-3
+    )
     assert (means @ weight.T + bias).argmax(1).tolist() == [0, 1, 2]
 
 
@@ -74,12 +86,17 @@ def test_a_class_that_nobody_has_gets_the_mean_of_all():
         (
             torch.randn(2, 3, generator=torch.Generator().manual_seed(0)),
             [0, 1],
-            "more samples than classes, got 2",
+            "more samples than classes, got 2 samples of 2",
+        ),
+        (
+            torch.randn(4, 3, generator=torch.Generator().manual_seed(0)),
+            [1, 1, 1, 1],
+            "two classes .* 4 samples of 1",
         ),
         (torch.ones(4, 3), [0, 0, 1, 1], "vary within classes"),
     ],
 )
 def test_what_says_nothing_is_refused(x, y, said):
-    """One sample a class, and features that do not vary."""
+    """One sample a class, a single class, and features that do not vary."""
     with pytest.raises(ClientError, match=said):
         head_from_moments(class_moments(x, torch.tensor(y), 2))

@@ -44,12 +44,12 @@ def test_only_attackers_lie_and_only_in_tensors(algorithm):
     requests = next(flow)
     honest = LocalEngine(party).exchange(requests)
     attack = create("attack", "sign_flip", {"factor": 2.0})
-    engine = HostileEngine(LocalEngine(party), party.wire, party.algorithm, {1}, attack.upload)
+    engine = HostileEngine(LocalEngine(party, 2), party.wire, party.algorithm, {1}, attack.upload)
     party.memory.clear()
     seen = []
     engine.on_clients = seen.append
     hostile = engine.exchange(requests)
-    assert seen == [3]
+    assert seen == [2, 3]
     for reply, before in zip(hostile, honest, strict=True):
         if reply.client != 1:
             assert reply == before

@@ -107,10 +107,14 @@ def head_from_moments(
 ) -> tuple[Float[Tensor, "D C"], Float[Tensor, " D"]]:
     """Weight and bias of the head that separates Gaussian classes with a shared covariance.
 
-    ``logit_d = w_d . x + b_d``, ``w_d = S^-1 m_d``, ``b_d = -m_d . S^-1 m_d / 2``, with m_d the class means and S
-    the covariance within classes: without products a multiple of the identity, which makes it the nearest class
+    ``logit_d = (w_d . x + b_d) / c``, ``w_d = S^-1 m_d``, ``b_d = -m_d . S^-1 m_d / 2``, with m_d the class means and
+    S the covariance within classes: without products a multiple of the identity, which makes it the nearest class
     mean; with them the full matrix (linear discriminant analysis). Classes are equally likely; a class without
     samples gets the mean of all.
+
+    What the rows of w share is taken off, which changes no probability, and c gives the rest a mean square length of 1.
+    Features are not Gaussian, and without products not uncorrelated either: as they are such logits are several times
+    too sure, and the first steps of training, at a rate that suits any other head, would undo more than they learn.
 
     Args:
         moments: of all parties together.
@@ -120,13 +124,13 @@ def head_from_moments(
         Weight and bias in fp32.
 
     Raises:
-        ClientError: there are no more samples than classes, or they do not vary.
+        ClientError: there is one class, no more samples than classes, or they do not vary.
 
     Example:
         >>> x = torch.tensor([[0.0], [2.0], [9.0], [11.0]])
         >>> weight, bias = head_from_moments(class_moments(x, torch.tensor([0, 0, 1, 1]), 2))
         >>> weight.flatten().tolist(), bias.tolist()
-        ([0.5, 5.0], [-0.25, -25.0])
+        ([-1.0, 1.0], [5.5, -5.5])
 
     Source:
         G. Legate et al., *Guiding The Last Layer in Federated Learning with Pre-Trained Models*, NeurIPS 2023,
@@ -134,15 +138,15 @@ def head_from_moments(
         Annals of Eugenics 1936, for the covariance.
 
     Differs:
-        FedNCM divides means by their length; here logits are on the scale that the variance within classes gives,
-        so that training can go on from them.
+        FedNCM divides every mean by its own length, which leaves the nearest mean by angle; here one length divides
+        all, which leaves the nearest mean.
     """
     counts, sums = moments.counts, moments.sums
     total, present = counts.sum(), (counts > 0).sum()
-    if total <= present:
+    if total <= present or present < 2:
         raise ClientError(
-            f"a head from class means needs more samples than classes, got {int(total)} samples of {int(present)} classes; "
-            "start without it"
+            "a head from class means needs two classes and more samples than classes, got "
+            f"{int(total)} samples of {int(present)} classes; start without it"
         )
     means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], sums.sum(0) / total)
     between = counts[:, None] * means
@@ -157,4 +161,7 @@ def head_from_moments(
         shrunk = (1 - shrinkage) * covariance
         shrunk.diagonal().add_(shrinkage * variance)
         weight = torch.linalg.lstsq(shrunk, means.T).solution.T
-    return weight.float(), (-(weight * means).sum(1) / 2).float()
+    bias = -(weight * means).sum(1) / 2
+    weight, bias = weight - weight.mean(0), bias - bias.mean()
+    length = weight.square().sum(1).mean().sqrt()
+    return (weight / length).float(), (bias / length).float()

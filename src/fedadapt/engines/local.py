@@ -32,7 +32,7 @@ class LocalEngine:
         self.party = party
         self.chunk = chunk
         self.on_clients = on_clients
-        self._lanes: dict[int, Lanes] = {}
+        self._lanes: Lanes | None = None
 
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
         """Serves the requests chunk by chunk, on a processor as many chunks side by side as torch has threads."""
@@ -52,9 +52,9 @@ class LocalEngine:
         if count < 2:
             yield from (serve(chunk, self.party, read) for chunk in chunks)
             return
-        if count not in self._lanes:
-            self._lanes = {count: Lanes(self.party, count)}
-        yield from self._lanes[count].answers(chunks, read, threads // count)
+        if self._lanes is None:
+            self._lanes = Lanes(self.party, lanes)
+        yield from self._lanes.answers(chunks, read, threads // count)
 
 
 @register("engine", "local")

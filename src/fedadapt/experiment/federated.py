@@ -94,7 +94,8 @@ def lead(run: Path, connect: Callable[[Mandate], Engine]) -> None:
                 log.say,
             )
         )
-        play_on(experiment, store, engine, StoredMemory(store), _Both(log, accepted))
+        with tuned_processor(store.manifest["hardware"]["threads"]):
+            play_on(experiment, store, engine, StoredMemory(store), _Both(log, accepted))
 
 
 def rounds_done(path: Path) -> tuple[int, int]:

@@ -168,44 +168,41 @@ def play_on(
         Interrupted: it was asked to stop; everything up to the last round is on disk.
     """
     config = experiment.config
-    with tuned_processor(store.manifest["hardware"]["threads"]):
-        if store.last_round is None:
-            store.commit(_begin(experiment, engine))
-        last = store.last_round or 0
-        state = store.state()
-        watcher.begin(experiment, last)
-        for number in range(last + 1, config.rounds + 1):
-            if stop_asked():
-                raise Interrupted(
-                    f"stopped after round {number - 1} of {config.rounds}; go on with: fedadapt resume {store.path}"
-                )
-            begun, cpu_begun = time.perf_counter(), time.process_time() + engine.cpu_s
-            cohort = experiment.population.asked(number)
-            engine.on_clients = partial(watcher.clients, number, len(cohort))
-            played = _drive(_flow(experiment, state, number, cohort), engine)
-            state = played.state
-            memory.settle(played.clients)
-            metrics = _training_metrics(played)
-            clients = played.clients
-            if number % config.evaluate.every == 0 or number == config.rounds:
-                own = _measure_clients(experiment, state, memory, clients)
-                clients = tuple(
-                    replace(c, accuracy=s.get("accuracy")) for c, s in zip(clients, own, strict=True)
-                )
-                metrics |= {**_measure(experiment, state), **over_clients(own)}
-            record = RoundRecord(
-                number,
-                state,
-                metrics,
-                clients,
-                played.ledger,
-                memory.written(),
-                time.perf_counter() - begun,
-                time.process_time() + engine.cpu_s - cpu_begun,
+    if store.last_round is None:
+        store.commit(_begin(experiment, engine))
+    last = store.last_round or 0
+    state = store.state()
+    watcher.begin(experiment, last)
+    for number in range(last + 1, config.rounds + 1):
+        if stop_asked():
+            raise Interrupted(
+                f"stopped after round {number - 1} of {config.rounds}; go on with: fedadapt resume {store.path}"
             )
-            store.commit(record)
-            memory.forget()
-            watcher.committed(record)
+        begun, cpu_begun = time.perf_counter(), time.process_time() + engine.cpu_s
+        cohort = experiment.population.asked(number)
+        engine.on_clients = partial(watcher.clients, number, len(cohort))
+        played = _drive(_flow(experiment, state, number, cohort), engine)
+        state = played.state
+        memory.settle(played.clients)
+        metrics = _training_metrics(played)
+        clients = played.clients
+        if number % config.evaluate.every == 0 or number == config.rounds:
+            own = _measure_clients(experiment, state, memory, clients)
+            clients = tuple(replace(c, accuracy=s.get("accuracy")) for c, s in zip(clients, own, strict=True))
+            metrics |= {**_measure(experiment, state), **over_clients(own)}
+        record = RoundRecord(
+            number,
+            state,
+            metrics,
+            clients,
+            played.ledger,
+            memory.written(),
+            time.perf_counter() - begun,
+            time.process_time() + engine.cpu_s - cpu_begun,
+        )
+        store.commit(record)
+        memory.forget()
+        watcher.committed(record)
 
 
 def _begin(experiment: Experiment, engine: Engine) -> RoundRecord:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, final
 
 from fedadapt.errors import RunError
-from fedadapt.files import keep_names
+from fedadapt.files import from_json, keep_names
 from fedadapt.params import Streams, from_bytes, to_bytes
 from fedadapt.runs import chain
 from fedadapt.runs.ledger import LedgerTotal, totals
@@ -208,7 +208,7 @@ class RunStore:
         """What the run is, as it was given to `create`; a copy at every call."""
         with self._reading() as connection:
             document, _ = chain.manifest(connection)
-            manifest: dict[str, Any] = json.loads(document)
+            manifest: dict[str, Any] = from_json(document)
             return manifest
 
     @property
@@ -281,7 +281,7 @@ class RunStore:
         """All committed rounds in order, without their states."""
         with self._reading() as connection:
             return [
-                RoundSummary(link.round, json.loads(link.metrics), link.wall_s, link.cpu_s)
+                RoundSummary(link.round, from_json(link.metrics), link.wall_s, link.cpu_s)
                 for link in chain.links(connection)
             ]
 

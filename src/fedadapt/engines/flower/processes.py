@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedadapt.errors import EngineError, one_line
+from fedadapt.files import from_json
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -261,7 +262,7 @@ def flwr(home: Path, *arguments: str) -> dict[str, Any]:
     except subprocess.TimeoutExpired as error:
         raise EngineError(f"flwr {arguments[0]} did not end in {error.timeout:.0f} s") from error
     with suppress(ValueError):
-        said: dict[str, Any] = json.loads(done.stdout[done.stdout.find("{") :])
+        said: dict[str, Any] = from_json(done.stdout[done.stdout.find("{") :])
         if said.get("success"):
             return said
         raise EngineError(f"flwr {arguments[0]} failed: {said.get('error-message') or said}")
