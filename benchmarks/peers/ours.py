@@ -8,8 +8,9 @@ from work import CLASSES, LR, MEAN, MOMENTUM, STD, obey, parse
 from fedadapt.adapters import AdaptedModel
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.engines.local import LocalEngine
-from fedadapt.experiment.build import Clients, build
+from fedadapt.experiment.build import build
 from fedadapt.experiment.config import RunConfig, make_config
+from fedadapt.experiment.party_data import Clients
 from fedadapt.federation import serve
 from fedadapt.federation.round import play as play_round
 from fedadapt.params import Params

@@ -7,6 +7,7 @@
     │   ├── UnknownName           2   a name that no registry entry has
     │   └── NoDevice              2   a device to compute on that this machine does not have, or not now
     ├── DataError                 3   a data set that is missing, corrupt or does not fit
+    │   └── PartitionError        3   it cannot be dealt out to the clients as asked
     ├── BackboneError             4   a backbone that cannot be made, read or verified
     ├── AttachError               5   an adapter that cannot sit on, merge into or load onto a backbone
     ├── FrameError                6   bytes that are not the frame they should be
@@ -48,6 +49,10 @@ class DataError(FedadaptError):
     """A data set is missing, corrupt, or does not fit what is asked of it."""
 
     exit_code = 3
+
+
+class PartitionError(DataError):
+    """Samples cannot be dealt out to the clients as asked; again, it would be the same."""
 
 
 class BackboneError(FedadaptError):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-from contextlib import suppress
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from fedadapt.errors import ConfigError
 
 
 def from_json(text: str | bytes) -> Any:
@@ -22,28 +26,49 @@ def from_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deep") from error
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` so that a reader finds the old file or the new one, whatever happens meanwhile.
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` for a file that takes its place once the block has written it, whatever happens meanwhile.
 
-    When it returns the new one is on the disk, name and all.
+    When the block ends the new file is on the disk, name and all; when it fails nothing is left of it, and the old file,
+    if any, is untouched.
 
     Raises:
-        OSError: it cannot be written; nothing is left beside it, and the old file, if any, is untouched. Only where the
-            folder cannot be brought to the disk is the new one there already, for a power cut to take.
+        OSError: it cannot be written. Only where the folder cannot be brought to the disk is the new file there already,
+            for a power cut to take.
     """
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        part.unlink(missing_ok=True)
+        yield part
+        _keep(part)
         part.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             part.unlink()
         raise
     keep_names(path.parent)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes `data` to `path` so that a reader finds the old file or the new one; see `whole`."""
+    with whole(path) as part:
+        part.write_bytes(data)
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """A TOML document; `what` is what the file is called in an error.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{what} {path} is not TOML: {error}") from error
 
 
 def keep_names(folder: Path) -> None:
@@ -51,11 +76,16 @@ def keep_names(folder: Path) -> None:
 
     Some network file systems cannot do it for a folder, and are taken at their word.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _keep(folder)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
+
+
+def _keep(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)

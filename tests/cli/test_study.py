@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 from study_files import SEARCH, STUDY, write_study
 
-from fedadapt.cli.study_progress import StudyProgress, foretold, outcomes
+from fedadapt.cli.study_progress import StudyProgress, compared, foretold, outcomes
+from fedadapt.experiment.study.compare import compare
 from fedadapt.experiment.study.file import load_study
 from fedadapt.experiment.study.grid import make_plan, places
 from fedadapt.runs.results import CellResult, Status
@@ -40,6 +41,16 @@ def test_brackets_are_text(tmp_path, said):
     lines = text.getvalue().splitlines()
     assert sum(REASON in line for line in lines) == 1 + len(plan.cells)
     assert sum("[r=8]" in line for line in lines) == 1 + 2 + 1 + 2
+
+
+def test_cells_that_never_began_are_compared(tmp_path, said):
+    """They failed here and there, and moved nothing that could be counted."""
+    console, text = said
+    study = load_study(write_study(tmp_path, STUDY))
+    plan = make_plan(study, places(study), {})
+    found = {c.digest: CellResult(c.digest, Status.FAILED, {}, REASON) for c in plan.cells.values()}
+    console.print(compared(compare(plan, found, found)))
+    assert text.getvalue().count("agrees") == len(plan.cells)
 
 
 def test_searches_that_are_known_are_not_foretold(tmp_path, said):

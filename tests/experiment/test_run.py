@@ -13,9 +13,10 @@ from fedadapt.backbones.weights import save_weights
 from fedadapt.engines.local import LocalEngine
 from fedadapt.errors import DataError, Interrupted, RunError
 from fedadapt.experiment import resume, run
-from fedadapt.experiment.build import build, build_data
+from fedadapt.experiment.build import build
 from fedadapt.experiment.export import export
 from fedadapt.experiment.forecast import forecast
+from fedadapt.experiment.party_data import build_data
 from fedadapt.experiment.run import Watcher
 from fedadapt.registry import names
 from fedadapt.runs.records import Direction, Outcome

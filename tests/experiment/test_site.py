@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny import tiny
 
 from fedadapt.backbones.rounding import Rounding
@@ -18,8 +20,9 @@ from fedadapt.engines.flower.desk import SiteDesk
 from fedadapt.engines.flower.pipe import Parcel
 from fedadapt.errors import ConfigError, RunError
 from fedadapt.experiment.build import build
-from fedadapt.experiment.federated import WEIGHTS, _server_data, _terms, begin
-from fedadapt.experiment.run import rebuild
+from fedadapt.experiment.export import export
+from fedadapt.experiment.federated import WEIGHTS, _terms, begin, lead
+from fedadapt.experiment.run import rebuild, run
 from fedadapt.experiment.site import FederationSite, describe_site, load_site
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.handshake import misfit
@@ -44,7 +47,7 @@ class Server:
     def __init__(self, folder, *settings):
         self.path = begin(tiny(*SETTINGS, *settings), folder)
         with RunStore.open(self.path) as store:
-            self.experiment = rebuild(store, _server_data)
+            self.experiment = rebuild(store)
             pack = self.experiment.config.federation.backbone_as.pack
             save_weights(self.experiment.backbone.module, self.path / WEIGHTS, {}, pack)
             self.terms = _terms(self.experiment, store, self.path)
@@ -91,6 +94,55 @@ def test_what_a_site_keeps_is_its_users_alone(server, tmp_path, first):
     else:
         here.take(server.terms.backbone, 0, 2, b"x")
     assert stat.S_IMODE((tmp_path / "here" / "fedadapt-site").stat().st_mode) == 0o700
+
+
+class Sites:
+    """An engine whose sites are objects."""
+
+    cpu_s = 0.0
+
+    def __init__(self, folder, mandate):
+        self.sites, self.terms = [site(folder / str(client)) for client in range(4)], mandate.terms
+
+    def exchange(self, requests):
+        """Every site is asked as if it had just come."""
+        for request in requests:
+            assert not misfit(self.terms, self.sites[request.client].greet(self.terms, request.client))
+        return [self.sites[r.client].answer(self.terms.run, r, 0) for r in requests]
+
+
+def test_what_sites_have_trained_is_taken_home(tmp_path):
+    """The exported network is that of the same recipe in simulation; what a site keeps is not the server's to write."""
+    settings = ("rounds=2", "train.lr=0.05")
+    path = begin(tiny(*settings), tmp_path / "runs")
+    lead(path, lambda mandate: Sites(tmp_path, mandate))
+    assert begin(tiny(*settings), tmp_path / "runs") == path
+    export(path, tmp_path / "ours.safetensors")
+    export(run(tiny(*settings), tmp_path / "simulated"), tmp_path / "theirs.safetensors")
+    ours, theirs = (load_file(tmp_path / f"{name}.safetensors") for name in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-6)
+    own = begin(tiny(*SETTINGS, "rounds=1", "name=own"), tmp_path / "runs")
+    lead(own, lambda mandate: Sites(tmp_path, mandate))
+    with pytest.raises(RunError, match="what its sites keep is with them"):
+        export(own, tmp_path / "own.safetensors", client=1)
+
+
+def test_a_federation_goes_on_after_a_key_was_added(tmp_path, monkeypatch):
+    """What an older version wrote down is read with today's defaults, as a simulation's is."""
+    path = begin(tiny(), tmp_path)
+    manifest = RunStore.manifest.fget
+
+    def older(store):
+        found = manifest(store)
+        found["config"]["federation"].pop("max_examples")
+        return found
+
+    monkeypatch.setattr(RunStore, "manifest", property(older))
+    assert begin(tiny(), tmp_path) == path
+    with pytest.raises(RunError, match="holds another run"):
+        begin(tiny("train.lr=0.5"), tmp_path)
 
 
 def test_memory_is_committed_by_the_servers_word(server, tmp_path):

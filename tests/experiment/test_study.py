@@ -97,6 +97,7 @@ class _Stopping(Watcher):
     [
         (("train.lr=1e30", "train.batch_size=4", "adapter=full"), Status.FAILED, "no client could do its work in the first round: 4 "),
         (("codec.error_feedback=true",), Status.FAILED, "loses nothing"),
+        (("data.num_clients=100000",), Status.FAILED, "100000"),
         (("data.source.name=npz", "data.source.size=8", "data.source.path=none.npz"), Status.BROKEN, "none.npz"),
         (("train.device=cuda:99",), Status.BROKEN, "GPUs are usable here"),
     ],

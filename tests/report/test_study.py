@@ -6,6 +6,7 @@ import csv
 import itertools
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -67,7 +68,7 @@ def made(tmp_path):
             standing.append(PlaceResult("search", 0, {"trainable": "wild", "train.lr": rate}, f"w{rate}"))
         results.keep(CellResult("t0.1", Status.DONE, {}, accuracy=0.35))
         given = ["data.source.path=data/my images.npz"]
-        results.describe(document(search=search) | {"given": given}, standing)
+        results.describe(document(search=search) | {"given": given, "file": "my/made.toml"}, standing)
     return tmp_path / "made" / "results.sqlite"
 
 
@@ -177,11 +178,28 @@ def test_the_page_says_what_the_cells_say(made, tmp_path):
     assert "Run on a chip, torch 2." in page
 
 
-def test_the_page_says_how_to_run_a_cell_again(made, tmp_path):
-    """With what was set beside the study file, and the folder that the page lies in."""
+def test_what_failed_counts_against_the_claim(made, tmp_path):
+    """A row in which the claimed set has no run because it failed is a row; one that the machine spoilt is none yet."""
+    with Results.write(made.parent) as results:
+        for seed in range(3):
+            results.keep(CellResult(f"small-strong-{seed}", Status.FAILED, {}, "training diverged"))
+    page = write_results(made, tmp_path / "out").read_text(encoding="utf-8")
+    assert "in 1 of 2 rows, in 1 of which it failed; mean" in page
+    with Results.write(made.parent) as results:
+        for seed in range(3):
+            results.keep(CellResult(f"small-strong-{seed}", Status.BROKEN, {}, "no room"))
+    page = write_results(made, tmp_path / "out").read_text(encoding="utf-8")
+    assert "in 1 of 1 rows; mean" in page
+
+
+def test_the_page_says_how_to_run_a_cell_again(made, tmp_path, monkeypatch):
+    """With what was set beside the study file, from where both files lay; of a folder elsewhere no more than its name."""
     page = write_results(made, tmp_path / "made-elsewhere").read_text(encoding="utf-8")
-    check = "--cell 1 --check docs/results/made-elsewhere/results.sqlite"
-    assert f"fedadapt study studies/made.toml --set 'data.source.path=data/my images.npz' {check}\n" in page
+    check = "--cell 1 --check made-elsewhere/results.sqlite"
+    assert f"fedadapt study my/made.toml --set 'data.source.path=data/my images.npz' {check}\n" in page
+    monkeypatch.chdir(tmp_path)
+    page = write_results(made, Path("docs/made")).read_text(encoding="utf-8")
+    assert "--check docs/made/results.sqlite\nfedadapt results docs/made/results.sqlite docs/made\n" in page
     assert "3 seeds, with `data.source.path=data/my images.npz`. Run on" in page
     assert str(tmp_path) not in page
 

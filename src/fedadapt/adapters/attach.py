@@ -128,11 +128,6 @@ class AdaptedModel:
         return part
 
     @property
-    def num_parameters(self) -> int:
-        """Parameters of the plain network, adapters left out."""
-        return self.backbone.num_parameters
-
-    @property
     def kept(self) -> frozenset[Group]:
         """The groups that each client keeps to itself."""
         return self.policy.kept | self.head.kept

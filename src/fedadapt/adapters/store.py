@@ -61,7 +61,22 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise AttachError(f"{path} has format {found!r}, this version reads {FORMAT!r}")
+    if not _is_whole(manifest):
+        raise AttachError(f"{path} does not say of what it is; write or copy it again")
     return manifest
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    try:
+        entries = manifest["tensors"].values()
+        said = {"adapter", "norms", "backbone", "backbone_digest"} <= manifest.keys()
+        return (
+            said
+            and isinstance(manifest["sites"], list)
+            and all(e["group"] and e["shape"] is not None for e in entries)
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def load_adapter(model: AdaptedModel, path: str | Path) -> Params:

@@ -22,7 +22,7 @@ def command(
     from fedadapt.cli.console import make_console
     from fedadapt.data.skew import effective_classes, jensen_shannon, label_counts, size_gini
     from fedadapt.experiment import load_config
-    from fedadapt.experiment.build import build_data
+    from fedadapt.experiment.party_data import build_data
     from fedadapt.report.partition import partition_page, partition_table
 
     config = load_config(recipe, settings)
@@ -33,7 +33,8 @@ def command(
         label_counts(dataset.train.labels, part, dataset.num_classes) for part in (some, held[:MAX_SHOWN])
     )
     measures: dict[str, float | list[float]] = {
-        "Jensen-Shannon divergence from all": jensen_shannon(counts).tolist(),
+        "effective classes": effective_classes(counts).tolist(),
+        "Jensen-Shannon divergence from all": jensen_shannon(counts, measured).tolist(),
         "mean effective classes": float(effective_classes(measured).mean()),
         "mean Jensen-Shannon divergence": float(jensen_shannon(measured).mean()),
         "size Gini": size_gini(measured),

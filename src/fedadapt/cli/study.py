@@ -36,8 +36,8 @@ def command(
     from fedadapt.cli.study_progress import StudyProgress, compared, foretold, outcomes
     from fedadapt.experiment.study import conduct, load_study
     from fedadapt.experiment.study.compare import compare
-    from fedadapt.experiment.study.conduct import choose, foresee, share_out
-    from fedadapt.runs.results import Results, Status
+    from fedadapt.experiment.study.conduct import choose, current, foresee, share_out
+    from fedadapt.runs.results import Results
 
     console = make_console()
     loaded = load_study(study, settings)
@@ -45,7 +45,7 @@ def command(
     known = {}
     if check is not None:
         with Results.read(check) as results:
-            known = {key: one for key, one in results.cells().items() if one.status is not Status.BROKEN}
+            known = current(results)
     if dry_run:
         plan, found = foresee(loaded, runs, wanted, known)
         for part in foretold(loaded, plan, found, known, share_out(jobs, len(wanted))):

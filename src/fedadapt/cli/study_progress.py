@@ -194,7 +194,7 @@ def compared(cells: Sequence[Compared]) -> Table:
     for one in cells:
         both = [one.here, *([] if one.there is None else [one.there])]
         accuracies = [_accuracy(result) for result in both]
-        moved = [f"{Compared.bytes_of(result):,}" for result in both]
+        moved = [UNKNOWN if (n := Compared.bytes_of(result)) is None else f"{n:,}" for result in both]
         _add(
             table,
             one.cell.title,

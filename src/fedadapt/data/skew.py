@@ -38,7 +38,9 @@ def effective_classes(counts: Int64[Tensor, "K D"]) -> Float64[Tensor, " K"]:
     return torch.where(counts.sum(1) > 0, diversity, 0.0)
 
 
-def jensen_shannon(counts: Int64[Tensor, "K D"]) -> Float64[Tensor, " K"]:
+def jensen_shannon(
+    counts: Int64[Tensor, "K D"], everyone: Int64[Tensor, "J D"] | None = None
+) -> Float64[Tensor, " K"]:
     """The distance of each client's label distribution from the pooled one, 0 (equal) to 1 (disjoint).
 
     ``H((p + q) / 2) - (H(p) + H(q)) / 2`` in bits, with ``p`` the client's label distribution, ``q`` that of
@@ -46,12 +48,14 @@ def jensen_shannon(counts: Int64[Tensor, "K D"]) -> Float64[Tensor, " K"]:
 
     Args:
         counts: samples by client and class.
+        everyone: of all clients that are pooled; None where `counts` has them all.
 
     Source:
         J. Lin, *Divergence Measures Based on the Shannon Entropy*, IEEE Trans. Information Theory 1991,
         equation 3.14 with logarithms to base 2.
     """
-    own, pooled = _distribution(counts), _distribution(counts.sum(0, keepdim=True))
+    pooled = _distribution((counts if everyone is None else everyone).sum(0, keepdim=True))
+    own = _distribution(counts)
     nats = _entropy((own + pooled) / 2) - (_entropy(own) + _entropy(pooled)) / 2
     bits = (nats / torch.log(torch.tensor(2.0, dtype=torch.float64))).clamp(0, 1)
     return torch.where(counts.sum(1) > 0, bits, 0.0)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.engines.engine import Blueprint
 from fedadapt.errors import RunError
-from fedadapt.experiment.build import Clients, Experiment, build, share_out
+from fedadapt.experiment.build import Experiment, build
 from fedadapt.experiment.config import RunConfig, make_config
+from fedadapt.experiment.party_data import Clients, share_out
 from fedadapt.federation.serve import Party
 
 Columns = Mapping[str, NDArray[Any]]

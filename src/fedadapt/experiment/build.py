@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,12 +22,12 @@ from fedadapt.backbones.rounding import round_backbone
 from fedadapt.codecs import make_codec
 from fedadapt.data.augment import Augment
 from fedadapt.data.dataset import Dataset, Split
-from fedadapt.data.holdings import NOBODY, Holdings
-from fedadapt.data.holdout import split_off
+from fedadapt.data.holdings import Holdings
 from fedadapt.data.skew import label_counts
 from fedadapt.engines.engine import MakeEngine
 from fedadapt.errors import ConfigError
 from fedadapt.experiment.config import RunConfig
+from fedadapt.experiment.party_data import Clients, LoadData, build_data
 from fedadapt.experiment.population import build_population
 from fedadapt.federation.attacks import Attack, choose_attackers
 from fedadapt.federation.features import Features, frozen_features
@@ -37,25 +37,11 @@ from fedadapt.federation.population import Population
 from fedadapt.federation.serve import Party
 from fedadapt.federation.warm_start import WarmStart, warm_start
 from fedadapt.params import Group, Params, Streams
+from fedadapt.registry import names
 from fedadapt.seeds import Seeds
 
 MAX_COUNTED_CLIENTS = 200
 """Runs with more clients do not write down who holds what."""
-
-
-@dataclass(frozen=True)
-class Clients:
-    """Who holds what.
-
-    Args:
-        train: places in the train split, by client.
-        test: likewise, held out by each client for itself.
-        held: both together.
-    """
-
-    train: Holdings = NOBODY
-    test: Holdings = NOBODY
-    held: Holdings = NOBODY
 
 
 @dataclass(frozen=True)
@@ -154,53 +140,6 @@ class Experiment:
         """All tensors of the global model; what clients keep is at its pretrained value."""
         device = next(iter(self.model.start.values())).device
         return {n: state["model"].get(n, t).to(device) for n, t in self.model.start.items()}
-
-
-def build_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
-    """The data set, the split that is measured on, and who holds what.
-
-    Raises:
-        ConfigError: a name or option is wrong.
-        DataError: the data cannot be read, or does not go round.
-    """
-    dataset, measured_on = load_data(config)
-    return dataset, measured_on, share_out(config, dataset.train)
-
-
-def load_data(config: RunConfig) -> tuple[Dataset, Split]:
-    """The data set, cut down as `config` says, and the split that is measured on.
-
-    Raises:
-        ConfigError: a name or option is wrong.
-        DataError: the data cannot be read.
-    """
-    seeds, data = Seeds(config.seed), config.data
-    dataset: Dataset = data.source.create("source")
-    measured_on, train = dataset.test, dataset.train
-    if data.validation_fraction:
-        train, measured_on = split_off(train, data.validation_fraction, seeds, "validation")
-    if data.limit is not None and data.limit < len(train):
-        _, train = split_off(train, data.limit / len(train), seeds, "limit")
-    limit = config.evaluate.limit
-    if limit is not None and limit < len(measured_on):
-        _, measured_on = split_off(measured_on, limit / len(measured_on), seeds, "measured")
-    return replace(dataset, train=train), measured_on
-
-
-def share_out(config: RunConfig, train: Split) -> Clients:
-    """Who holds what of `train`.
-
-    Raises:
-        ConfigError: a name or option is wrong.
-        DataError: the data do not go round.
-    """
-    seeds, data = Seeds(config.seed), config.data
-    held: Holdings = data.partition.create("partition")(train, data.num_clients, seeds)
-    return Clients(*held.divide(train.labels, data.local_test_fraction, seeds), held)
-
-
-LoadData = Callable[[RunConfig], tuple[Dataset, Split, Clients]]
-"""Where the data of a party come from: see `build_data`."""
 
 
 def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
@@ -345,7 +284,8 @@ def manifest(experiment: Experiment, engine: str) -> dict[str, Any]:
             "name": experiment.backbone.name,
             "digest": experiment.backbone.digest,
             "bytes": experiment.backbone.num_bytes,
-            "once": experiment.bytes_once,
+            # A site fetches the whole file.
+            "once": experiment.bytes_once if engine in names("engine") else experiment.backbone.num_bytes,
             "parameters": experiment.backbone.num_parameters,
         },
         "data": {

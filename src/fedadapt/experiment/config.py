@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from fedadapt.backbones.rounding import Rounding
 from fedadapt.errors import ConfigError
-from fedadapt.files import from_json
+from fedadapt.files import from_json, read_toml
 from fedadapt.params import Group
 from fedadapt.registry import Choice, Section, first_problem
 from fedadapt.training.config import TrainConfig
@@ -184,20 +184,6 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> RunConfig:
     return make_config(document)
 
 
-def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """A TOML document; `what` is what the file is called in an error.
-
-    Raises:
-        ConfigError: the file cannot be read, or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{what} {path} is not TOML: {error}") from error
-
-
 def parse_config(text: str) -> RunConfig:
     """The configuration that another party wrote as JSON.
 
@@ -243,7 +229,7 @@ def apply_setting(document: dict[str, Any], setting: str, model: type[BaseModel]
 def overlay(document: dict[str, Any], changes: Mapping[str, Any], model: type[BaseModel]) -> None:
     """Sets keys of a document for `model` in place, from a table such as ``{ train.lr = 0.1, adapter = "full" }``.
 
-    A table that names something registered replaces what was there; one without a name changes its options. The
+    A table that names something registered replaces what was there; one without a name changes its options, or none. The
     document gets copies: what is set in it later leaves `changes` as they are.
 
     Raises:
@@ -252,7 +238,7 @@ def overlay(document: dict[str, Any], changes: Mapping[str, Any], model: type[Ba
 
     def leaves(path: list[str], value: Any) -> None:
         chosen = _choice(path, model) is not None and isinstance(value, Mapping) and "name" in value
-        if not path or (isinstance(value, Mapping) and value and not chosen):
+        if isinstance(value, Mapping) and not chosen and (value or not path or _table(path, model)):
             for key, inner in value.items():
                 leaves([*path, *key.split(".")], inner)
         else:
@@ -283,13 +269,23 @@ def _set(document: dict[str, Any], path: Sequence[str], value: Any, model: type[
 
 def _choice(path: Sequence[str], model: Any) -> FieldInfo | None:
     """The field of `model` at `path` if it is a choice."""
+    field = _table(path, model)
+    return (
+        field
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Choice)
+        else None
+    )
+
+
+def _table(path: Sequence[str], model: Any) -> FieldInfo | None:
+    """The field of `model` at `path` if it is a choice or a section."""
     field = None
     for key in path:
         if not (isinstance(model, type) and issubclass(model, BaseModel)) or key not in model.model_fields:
             return None
         field = model.model_fields[key]
         model = field.annotation
-    return field if isinstance(model, type) and issubclass(model, Choice) else None
+    return field if isinstance(model, type) and issubclass(model, BaseModel) else None
 
 
 def _siblings(location: Sequence[int | str]) -> dict[str, str]:

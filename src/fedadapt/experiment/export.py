@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,11 +17,12 @@ from torch import Tensor, nn
 
 from fedadapt.adapters import merge, save_adapter, save_peft
 from fedadapt.backbones.weights import save_weights
-from fedadapt.errors import AttachError, RunError
+from fedadapt.errors import AttachError, RunError, one_line
 from fedadapt.experiment.build import Experiment
 from fedadapt.experiment.memory import settled
-from fedadapt.experiment.run import rebuild
+from fedadapt.experiment.run import between_sites, rebuild
 from fedadapt.federation.serve import predicting
+from fedadapt.files import whole, write_whole
 from fedadapt.params import Params
 from fedadapt.runs.store import RunStore
 
@@ -117,6 +119,10 @@ def _trained(run: Path, client: int | None) -> Trained:
             return Trained(experiment, shared, last)
         if not (kept or experiment.algorithm.local.personal):
             raise RunError(f"clients of run {run} have no models of their own; leave --client out")
+        if between_sites(store.manifest):
+            raise RunError(
+                f"run {run} is a federation: what its sites keep is with them, and so are their own models; leave --client out"
+            )
         clients = experiment.config.data.num_clients
         memory = settled(store.memory(client)) if 0 <= client < clients else None
         if memory is None:
@@ -139,13 +145,13 @@ def _peft(trained: Trained, out: Path) -> None:
 
 def _torch(trained: Trained, out: Path) -> None:
     network, images = _network_and_images(trained)
-    batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
+    batch, written = torch.export.Dim("batch", min=1), io.BytesIO()
+    with _tracing(Format.TORCH):
+        program = torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
+        # Into memory: in the middle of a file that cannot be written torch ends the process.
+        torch.export.save(program, written, extra_files={METADATA: json.dumps(trained.metadata())})
     _check(program.module(), network, images)
-    part = _part(out)
-    with part.open("wb") as file:
-        torch.export.save(program, file, extra_files={METADATA: json.dumps(trained.metadata())})
-    part.replace(out)
+    write_whole(out, written.getvalue())
 
 
 def _onnx(trained: Trained, out: Path) -> None:
@@ -158,23 +164,24 @@ def _onnx(trained: Trained, out: Path) -> None:
         ) from error
     network, images = _network_and_images(trained)
     batch = torch.export.Dim("batch", min=1)
-    program = torch.onnx.export(
-        network,
-        (images,),
-        dynamo=True,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: batch},),
-        verbose=False,
-    )
+    with _tracing(Format.ONNX):
+        program = torch.onnx.export(
+            network,
+            (images,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: batch},),
+            verbose=False,
+        )
     if program is None:
         raise AttachError("torch made no ONNX graph of this network; export another format")
     program.model.metadata_props[METADATA] = json.dumps(trained.metadata())
-    part = _part(out)
-    program.save(part)
-    session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
-    _check(lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), network, images)
-    part.replace(out)
+    with whole(out) as part:
+        program.save(part)
+        with _tracing(Format.ONNX):
+            session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
+        _check(lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), network, images)
 
 
 WRITERS: dict[Format, Callable[[Trained, Path], None]] = {
@@ -207,19 +214,25 @@ def _check(graph: Callable[[Tensor], Tensor], network: nn.Module, images: Tensor
         )
 
 
-def _part(out: Path) -> Path:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return out.with_name(out.name + ".part")
+@contextmanager
+def _tracing(form: Format) -> Iterator[None]:
+    """Makes one line of whatever torch finds in a network that a graph cannot hold."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise AttachError(
+            f"format {form.value!r} cannot hold this network ({type(error).__name__}: {one_line(error)[:200]}); export another"
+        ) from error
 
 
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Makes one line of whatever keeps `out` from being written; nothing is left beside it."""
+    """Makes one line of whatever keeps `out` from being written."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            out.with_name(out.name + ".part").unlink()
         reason = getattr(error, "strerror", None) or error
         raise RunError(
             f"cannot write {out} ({reason}); name a file in a folder with room that you may write to"

@@ -10,19 +10,20 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fedadapt.backbones.weights import save_weights
-from fedadapt.data.dataset import Dataset, Split
 from fedadapt.engines.engine import Engine
 from fedadapt.engines.flower.mandate import Mandate, Patience
 from fedadapt.errors import ConfigError, RunError
-from fedadapt.experiment.build import Clients, Experiment, build, load_data, manifest
-from fedadapt.experiment.config import PopulationConfig, RunConfig
+from fedadapt.experiment.build import Experiment, build, manifest
+from fedadapt.experiment.config import PopulationConfig, RunConfig, make_config
 from fedadapt.experiment.memory import StoredMemory
+from fedadapt.experiment.party_data import server_data
 from fedadapt.experiment.run import Watcher, play_on, rebuild
 from fedadapt.federation.handshake import TERMS, Terms
 from fedadapt.files import write_whole
 from fedadapt.runs import log as run_log
 from fedadapt.runs.records import Outcome, RoundRecord
 from fedadapt.runs.store import FILE, RunStore
+from fedadapt.training.processor import tuned_processor
 
 WEIGHTS, SITES = "backbone.safetensors", "sites.json"
 
@@ -50,10 +51,10 @@ def begin(config: RunConfig, folder: Path) -> Path:
     if (path / FILE).exists():
         with RunStore.read(path) as store:
             began = store.manifest
-        if began.get("engine") != "flower" or began["config"] != config.model_dump(mode="json"):
+        if began.get("engine") != "flower" or make_config(began["config"]) != config:
             raise RunError(f"directory {path} holds another run; give this one another name")
         return path
-    experiment = build(config, _server_data)
+    experiment = build(config, server_data)
     if experiment.algorithm.server.buffer:
         raise ConfigError(
             f"algorithm {experiment.algorithm.name!r} takes updates by a simulated clock, and sites have a real one; set "
@@ -74,7 +75,7 @@ def lead(run: Path, connect: Callable[[Mandate], Engine]) -> None:
         FedadaptError: one of its kinds; what was committed is safe, and calling again goes on from there.
     """
     with RunStore.open(run) as store:
-        experiment = rebuild(store, _server_data)
+        experiment = rebuild(store)
         if not (run / WEIGHTS).exists():
             metadata = {"backbone": experiment.backbone.name}
             pack = experiment.config.federation.backbone_as.pack
@@ -114,12 +115,6 @@ def _numbers(path: Path) -> dict[int, int]:
     if not file.exists():
         return {}
     return {int(node): int(client) for node, client in json.loads(file.read_text()).items()}
-
-
-def _server_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
-    """What a server has: the test set, the names of the classes and the shape of the images; nobody's samples."""
-    dataset, measured_on = load_data(config)
-    return dataset, measured_on, Clients()
 
 
 def _terms(experiment: Experiment, store: RunStore, path: Path) -> Terms:

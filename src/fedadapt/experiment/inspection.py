@@ -31,30 +31,30 @@ def inspect(path: Path) -> dict[str, Any]:
         AttachError: it is none of these, or damaged.
     """
     if path.is_dir() and (path / CONFIG).exists():
-        return {"kind": "peft adapter", **read_peft(path)}
+        return {**read_peft(path), "kind": "peft adapter"}
     if zipfile.is_zipfile(path):
         try:
-            return {"kind": "torch program", **_program(path)}
+            return {**_program(path), "kind": "torch program"}
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
             raise AttachError(
                 f"{path} is an archive, but a damaged one ({type(error).__name__}: {error}); write or copy it again"
             ) from error
     if path.suffix == ".onnx":
-        return {"kind": "onnx graph", **_graph(path)}
+        return {**_graph(path), "kind": "onnx graph"}
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - it is no dict
     except (SafetensorError, OSError) as error:
         if _may_be_graph(path):
-            return {"kind": "onnx graph", **_graph(path)}
+            return {**_graph(path), "kind": "onnx graph"}
         raise AttachError(
             f"{path} is no adapter, network, program, graph or PEFT folder ({type(error).__name__}: {error})"
         ) from error
     if "manifest" in metadata:
-        return {"kind": "adapter", **read_manifest(path)}
+        return {**read_manifest(path), "kind": "adapter"}
     values = sum(math.prod(shape) for shape in shapes)
-    return {"kind": "network", **_said(metadata), "tensors": len(shapes), "values": values}
+    return {**_said(metadata), "kind": "network", "tensors": len(shapes), "values": values}
 
 
 def _may_be_graph(path: Path) -> bool:

@@ -17,8 +17,8 @@ from fedadapt.backbones.weights import save_weights
 from fedadapt.data.dataset import Dataset
 from fedadapt.errors import BackboneError, ConfigError, RunError
 from fedadapt.experiment.build import processor
-from fedadapt.experiment.config import apply_setting, read_toml
-from fedadapt.files import write_whole
+from fedadapt.experiment.config import apply_setting
+from fedadapt.files import read_toml, write_whole
 from fedadapt.params import is_finite
 from fedadapt.registry import Choice, Section, first_problem
 from fedadapt.seeds import Seeds
@@ -72,7 +72,7 @@ def pretrain_backbone(
     model.cpu().half().float()
     if not is_finite(dict(model.state_dict())):
         raise BackboneError(
-            f"{backbone.name} has values beyond those of fp16, as which it is stored; lower train.lr, give another --out"
+            f"{backbone.name} has values beyond those of fp16, as which it is stored; lower train.lr, give another FILE"
         )
     entry = {
         "backbone": backbone.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,9 +17,10 @@ from fedadapt.engines.hostile import HostileEngine
 from fedadapt.engines.population import PopulationEngine
 from fedadapt.errors import ConfigError, Interrupted, RunError
 from fedadapt.experiment.blueprint import draw_blueprint
-from fedadapt.experiment.build import Experiment, LoadData, build, build_data, data_digest, manifest
+from fedadapt.experiment.build import Experiment, build, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, apply_setting, make_config
 from fedadapt.experiment.memory import StoredMemory
+from fedadapt.experiment.party_data import build_data, server_data
 from fedadapt.federation.buffered import play_buffered
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.round import Played, play
@@ -92,7 +93,7 @@ def resume(path: Path, settings: Sequence[str] = (), *, watcher: Watcher | None 
         FedadaptError: the data or the backbone are not what the run began with.
     """
     with RunStore.open(path) as store:
-        if store.manifest.get("engine", "local") not in names("engine"):
+        if between_sites(store.manifest):
             raise RunError(f"run {path} is a federation between sites; go on with: fedadapt serve")
         engine = _engine_of(store.manifest["config"], settings)
         with engine as make_engine:
@@ -110,19 +111,20 @@ def _engine_of(began: dict[str, Any], settings: Sequence[str]) -> AbstractContex
     return make_config(document).engine.create("engine")
 
 
-def rebuild(store: RunStore, load: LoadData = build_data) -> Experiment:
-    """Makes again what a stored run was made of.
+def between_sites(manifest: Mapping[str, Any]) -> bool:
+    """Whether a run was a real federation, in the eyes of its server, and no simulation."""
+    return manifest.get("engine", "local") not in names("engine")
 
-    Args:
-        store: the run.
-        load: the data of this party, as when the run began.
+
+def rebuild(store: RunStore) -> Experiment:
+    """Makes again what a stored run was made of.
 
     Raises:
         RunError: the backbone or the data are not those that the run began with.
         FedadaptError: something cannot be made any more.
     """
     began = store.manifest
-    experiment = build(make_config(began["config"]), load)
+    experiment = build(make_config(began["config"]), server_data if between_sites(began) else build_data)
     for what, now in (("backbone", experiment.backbone.digest), ("data", data_digest(experiment))):
         if now != began[what]["digest"]:
             raise RunError(

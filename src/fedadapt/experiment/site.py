@@ -31,8 +31,9 @@ from fedadapt.errors import (
     RunInUse,
     one_line,
 )
-from fedadapt.experiment.build import Clients, Experiment, build, load_data, share_out
+from fedadapt.experiment.build import Experiment, build
 from fedadapt.experiment.config import RunConfig, load_config, parse_config
+from fedadapt.experiment.party_data import Clients, load_data, share_out
 from fedadapt.federation.handshake import TERMS, Fit, Terms, misfit, parse
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.serve import serve

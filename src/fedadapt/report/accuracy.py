@@ -14,16 +14,19 @@ from fedadapt.runs.results import AccuracyOf
 
 
 def measured_on(runs: Sequence[RunSummary]) -> str:
-    """Which split accuracy and loss are of."""
-    named = {"test": "global test set", "validation": "validation split"}
-    splits = [str(run.noted("data", "measured_on", default="test")) for run in runs]
+    """Which split, and which models, accuracy and loss are of."""
     of = {
         AccuracyOf.GLOBAL: "{}",
         AccuracyOf.OWN: "clients' own held-out samples with their own models, in the mean",
         AccuracyOf.PART: "{} with the shared part alone, which is nobody's model",
     }
-    texts = (of[run.accuracy_of].format(named.get(s, s)) for run, s in zip(runs, splits, strict=True))
-    return " or ".join(dict.fromkeys(texts))
+    return " or ".join(dict.fromkeys(of[run.accuracy_of].format(_split(run)) for run in runs))
+
+
+def _split(run: RunSummary) -> str:
+    named = {"test": "global test set", "validation": "validation split"}
+    split = str(run.noted("data", "measured_on", default="test"))
+    return named.get(split, split)
 
 
 def accuracy_sections(runs: Sequence[RunSummary]) -> Iterator[Html]:
@@ -84,7 +87,7 @@ def measure_section(runs: Sequence[RunSummary]) -> Iterator[Html]:
         yield section(
             "Metrics",
             *parts,
-            note="Of the global model on the test set, and of the model each client would use on its own held-out "
+            note=f"Of the global model on the {' or '.join(dict.fromkeys(map(_split, runs)))}, and of the model each client would use on its own held-out "
             "samples. The worst tenth is the mean of the worst tenth of the clients, at least of one.",
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedadapt.errors import RunError
+from fedadapt.files import write_whole
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -187,23 +187,16 @@ def document(
     return f"<!doctype html>\n{page.text}\n"
 
 
-def write_atomically(out: Path, text: str) -> Path:
+def write_text(out: Path, text: str) -> Path:
     """Writes a text file so that a reader sees the old one or the new one, never half of one.
 
     Raises:
         RunError: the file cannot be written.
     """
-    out = Path(out)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(out)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(Path(out), text.encode())
     except OSError as error:
         raise RunError(
             f"cannot write {str(out)!r} ({error.strerror}); free space or give another path"
         ) from error
-    return out
+    return Path(out)

@@ -19,7 +19,7 @@ from fedadapt.report.document import (
     markup,
     section,
     table,
-    write_atomically,
+    write_text,
 )
 from fedadapt.report.gather import Condition, RunSummary, labels, summarise
 from fedadapt.report.partition import holdings
@@ -63,7 +63,7 @@ def write_page(
     if not runs:
         raise ConfigError("a report needs at least one run directory, got none; name one")
     found = [summarise(path) for path in runs]
-    return write_atomically(out, render(found, live_s=live_s, targets=targets, reference=reference))
+    return write_text(out, render(found, live_s=live_s, targets=targets, reference=reference))
 
 
 def render(

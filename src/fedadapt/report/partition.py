@@ -11,28 +11,13 @@ from rich.table import Table
 
 from fedadapt.errors import ConfigError
 from fedadapt.report import figures
-from fedadapt.report.document import Html, document, element, facts, figure, section, table, write_atomically
-from fedadapt.report.tables import UNKNOWN
+from fedadapt.report.document import Html, document, element, facts, figure, section, table, write_text
 
 LEVELS = " ▁▂▃▄▅▆▇█"
 """Bars of the terminal, from none to full height."""
 
 MAX_BAR = 60
 """Classes that still get a bar each in the terminal."""
-
-
-def effective_classes(counts: Sequence[int]) -> float:
-    """The number of equally frequent classes with the same entropy: ``exp(-sum p log p)``; 0 without samples.
-
-    Example:
-        >>> effective_classes([5, 5, 0]), effective_classes([7, 0, 0]), effective_classes([0, 0, 0])
-        (2.0, 1.0, 0.0)
-    """
-    total = sum(counts)
-    if not total:
-        return 0.0
-    entropy = -sum(count / total * math.log(count / total) for count in counts if count)
-    return round(math.exp(entropy), 12)
 
 
 def partition_page(
@@ -97,7 +82,7 @@ def partition_page(
             )
         )
     header = [element("h1", title), element("p", "Who holds what", class_="lead"), facts(numbers)]
-    return write_atomically(out, document(f"{title} – fedadapt", header, sections))
+    return write_text(out, document(f"{title} – fedadapt", header, sections))
 
 
 def holdings(name: str, label_counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> Html:
@@ -141,7 +126,7 @@ def partition_table(
     listing = Table(box=None, pad_edge=False, header_style="bold", caption=escape(single) or None)
     listing.caption_justify = "left"
     with_bars = len(class_names) <= MAX_BAR
-    for head in ("client", "samples", "classes", "effective", *by_client):
+    for head in ("client", "samples", "classes", *by_client):
         listing.add_column(escape(head), justify="right", no_wrap=True)
     if with_bars:
         listing.add_column(f"class 0 to {len(class_names) - 1}", no_wrap=True)
@@ -172,9 +157,8 @@ def _check(
             )
 
 
-def _client_cells(client: int, row: Sequence[int]) -> tuple[str, str, str, str]:
-    held = sum(count > 0 for count in row)
-    return str(client), f"{sum(row):,}", str(held), f"{effective_classes(row):.1f}" if held else UNKNOWN
+def _client_cells(client: int, row: Sequence[int]) -> tuple[str, str, str]:
+    return str(client), f"{sum(row):,}", str(sum(count > 0 for count in row))
 
 
 def _client_table(label_counts: Sequence[Sequence[int]], by_client: Mapping[str, Sequence[float]]) -> Html:
@@ -182,7 +166,7 @@ def _client_table(label_counts: Sequence[Sequence[int]], by_client: Mapping[str,
         (*_client_cells(client, row), *(f"{value[client]:.3g}" for value in by_client.values()))
         for client, row in enumerate(label_counts)
     ]
-    return table("Clients", ["client", "samples", "classes held", "effective classes", *by_client], rows)
+    return table("Clients", ["client", "samples", "classes held", *by_client], rows)
 
 
 def _bar(row: Sequence[int]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedadapt.report.document import write_atomically
+from fedadapt.report.document import write_text
 from fedadapt.report.figures import PALETTE, log_ticks
 
 if TYPE_CHECKING:
@@ -88,12 +88,12 @@ def write_plate(plate: Plate, folder: Path) -> None:
             )
         # matplotlib ends some lines of a path with a space.
         lines = (line.rstrip() for line in text.getvalue().splitlines())
-        write_atomically(folder / f"{plate.name}-{name}.svg", "\n".join(lines) + "\n")
+        write_text(folder / f"{plate.name}-{name}.svg", "\n".join(lines) + "\n")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(plate.heads)
     writer.writerows(plate.rows)
-    write_atomically(folder / f"{plate.name}.csv", table.getvalue())
+    write_text(folder / f"{plate.name}.csv", table.getvalue())
 
 
 @contextmanager

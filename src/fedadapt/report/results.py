@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from fedadapt.report.document import write_atomically
+from fedadapt.report.document import write_text
 from fedadapt.report.plate import Plate, write_plate
 from fedadapt.report.plates import plates
 from fedadapt.report.study import SEED, TARGETS, Arm, Group, StudyResults, read_study, signed_rank
@@ -33,11 +33,11 @@ def write_results(file: Path, folder: Path) -> Path:
     drawn = list(plates(study))
     for plate in drawn:
         write_plate(plate, folder)
-    write_atomically(folder / CELLS, _cells(study))
+    write_text(folder / CELLS, _cells(study))
     if file.resolve() != (folder / RESULTS).resolve():
         with Results.read(file) as results:
             results.copy(folder / RESULTS)
-    return write_atomically(folder / PAGE, "\n".join(_page(study, drawn, folder)) + "\n")
+    return write_text(folder / PAGE, "\n".join(_page(study, drawn, folder)) + "\n")
 
 
 def _page(study: StudyResults, drawn: Sequence[Plate], folder: Path) -> Iterator[str]:
@@ -76,10 +76,11 @@ def _page(study: StudyResults, drawn: Sequence[Plate], folder: Path) -> Iterator
 
 
 def _again(study: StudyResults, folder: Path) -> Iterator[str]:
-    """The commands; whoever reads them has the folder where it is published."""
-    place = f"docs/results/{folder.resolve().name}"
+    """The commands, for where the study and this folder lay when it was written; of places elsewhere, the last name."""
+    inside = not folder.is_absolute() and ".." not in folder.parts
+    place = folder.as_posix() if inside else folder.resolve().name
     given = [word for setting in study.document.get("given", []) for word in ("--set", setting)]
-    study_file = f"studies/{study.document['name']}.toml"
+    study_file = study.document.get("file", f"studies/{study.document['name']}.toml")
     check = ["--cell", "1", "--check", f"{place}/{RESULTS}"]
     yield "## Run a cell again"
     yield ""
@@ -119,10 +120,12 @@ def _claim(study: StudyResults) -> Iterator[str]:
             mean >= -report["points"] and d.share <= report["share"]
             for mean, d in zip(means, found, strict=True)
         )
+        failed = sum(group.failed(value) for group in study.groups)
         told = (
             f"**{value}**: no more than {report['points']:g} points below {study.reference}, at no more than "
-            f"{100 * report['share']:g} % of the bytes, in {kept} of {len(found)} rows; "
-            f"mean difference {sum(means) / len(means):+.2f} points"
+            f"{100 * report['share']:g} % of the bytes, in {kept} of {len(found) + failed} rows"
+            + (f", in {failed} of which it failed" if failed else "")
+            + f"; mean difference {sum(means) / len(means):+.2f} points"
         )
         if len(means) > 5 and (p := signed_rank(means)) is not None:
             told += f" (Wilcoxon signed-rank test over the rows, two-sided: p = {p:.2g})"

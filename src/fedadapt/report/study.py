@@ -53,7 +53,7 @@ class Arm:
     Args:
         value: of the axis that is compared.
         runs: those that are done, by seed.
-        reasons: why the others are not, by seed.
+        reasons: why others failed, by seed.
     """
 
     value: str
@@ -156,6 +156,11 @@ class Group:
             return None
         own, others = (sum(run.total_bytes for run in runs) for runs in zip(*pairs, strict=True))
         return Difference(points, paired_t(points), own / others)
+
+    def failed(self, value: str) -> bool:
+        """Whether an arm has no run to compare, and at least one that failed, where the reference has runs."""
+        arm, reference = self.arms.get(value), self.arms.get(self.reference or "")
+        return bool(arm and not arm.runs and arm.reasons and reference and reference.runs)
 
     def targets(self) -> list[float]:
         """The accuracies that bytes are counted to."""
@@ -271,7 +276,7 @@ class StudyResults:
             seed = place.labels[SEED]
             if place.digest in self.summaries:
                 runs[seed] = self.summaries[place.digest]
-            elif place.digest in self.cells:
+            elif place.digest in self.cells and self.cells[place.digest].status is Status.FAILED:
                 reasons[seed] = self.cells[place.digest].reason
         return Arm(value, runs, reasons)
 

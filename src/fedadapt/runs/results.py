@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self, final
 
 from fedadapt.errors import RunError
-from fedadapt.files import from_json
+from fedadapt.files import from_json, whole
 from fedadapt.runs.ledger import LedgerTotal
 from fedadapt.runs.lock import acquire
 from fedadapt.runs.records import ClientRecord, Direction, Outcome, RoundSummary
@@ -366,12 +366,9 @@ class Results:
         Raises:
             RunError: it cannot be written.
         """
-        part = file.with_name(f"{file.name}.part")
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part.unlink(missing_ok=True)
-            self._connection.execute("VACUUM INTO ?", (str(part),))
-            part.replace(file)
+            with whole(file) as part:
+                self._connection.execute("VACUUM INTO ?", (str(part),))
         except (OSError, sqlite3.Error) as error:
             raise RunError(f"cannot write {file}: {error}; free space or give another path") from error
 

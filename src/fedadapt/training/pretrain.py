@@ -158,7 +158,7 @@ def pretrain(
         if not math.isfinite(total) or not is_finite(dict(model.state_dict())):
             raise RunError(
                 f"training diverged in epoch {epoch + 1}, its loss is {total / steps:g}; "
-                f"lower train.lr, which is {config.lr:g}, and give another --out"
+                f"lower train.lr, which is {config.lr:g}, and give another FILE"
             )
         if dataset.validation is not None:
             entry["validation_top1"] = top1(model, dataset.validation, dataset.mean, dataset.std)
@@ -220,7 +220,7 @@ def _store(
         write_whole(path, save(tensors, metadata={"config": identity, "log": json.dumps(log)}))
     except OSError as error:
         raise RunError(
-            f"cannot write {path}: {error.strerror}; make room or give another --out, and give the command again"
+            f"cannot write {path}: {error.strerror}; make room or give another FILE, and give the command again"
         ) from error
 
 
@@ -230,7 +230,7 @@ def _restore(model: nn.Module, momenta: list[Tensor], identity: str, path: Path)
             metadata = file.metadata()
             if metadata["config"] != identity:
                 raise RunError(
-                    f"{path} is the state of another recipe, data set or start: {metadata['config']}; choose another --out"
+                    f"{path} is the state of another recipe, data set or start: {metadata['config']}; choose another FILE"
                 )
             model.load_state_dict({name: file.get_tensor(f"model.{name}") for name in model.state_dict()})
             for index, momentum in enumerate(momenta):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
 from fedadapt.errors import ConfigError
+from fedadapt.files import read_toml
 from fedadapt.registry import Choice, Section, first_problem
 
 
@@ -37,12 +37,7 @@ def load_site(path: Path) -> SiteConfig:
     Raises:
         ConfigError: it cannot be read, or says something that cannot be.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read site file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"site file {path} is not TOML: {error}") from error
+    document = read_toml(path, "site file")
     try:
         return SiteConfig.model_validate(document)
     except ValidationError as error:

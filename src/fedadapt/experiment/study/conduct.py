@@ -80,7 +80,7 @@ def conduct(
     spectator, known = spectator or Spectator(), known or {}
     with Results.write(folder / study.config.name) as results:
         _describe(study, results, known)
-        found = _current(results)
+        found = current(results)
         if overwrite:
             plan = make_plan(study, chosen, {**known, **found})
             lost = [cell for cell in plan.waiting if cell.number in plan.lost]
@@ -161,7 +161,7 @@ def foresee(
     found: dict[str, CellResult] = {}
     if file.exists():
         with Results.read(file) as results:
-            found = _current(results)
+            found = current(results)
     return make_plan(study, list(wanted), {**known, **found}), found
 
 
@@ -283,7 +283,7 @@ def _check_devices(study: Study, cells: Sequence[Cell]) -> None:
             raise NoDevice(f"study {study.path}, cell {cell.title}: {error}") from None
 
 
-def _current(results: Results) -> dict[str, CellResult]:
+def current(results: Results) -> dict[str, CellResult]:
     """The results that stand: not those of a machine's failure, nor of what was once the default."""
 
     def stands(result: CellResult) -> bool:
@@ -299,7 +299,7 @@ def _current(results: Results) -> dict[str, CellResult]:
 
 def _describe(study: Study, results: Results, known: Mapping[str, CellResult]) -> None:
     """Writes down what the study is, and where every cell stands that is known by now."""
-    plan = make_plan(study, places(study), {**known, **_current(results)})
+    plan = make_plan(study, places(study), {**known, **current(results)})
     standing = [
         PlaceResult(str(cell.stage), cell.number, dict(cell.labels), cell.digest)
         for cell in (
@@ -308,4 +308,8 @@ def _describe(study: Study, results: Results, known: Mapping[str, CellResult]) -
             *(c for c in plan.waiting if c.number in plan.lost),
         )
     ]
-    results.describe(study.config.model_dump(mode="json") | {"given": list(study.given)}, standing)
+    # A page that is read elsewhere says nothing of where on this machine a study lies.
+    inside = not study.path.is_absolute() and ".." not in study.path.parts
+    file = study.path.as_posix() if inside else study.path.name
+    document = study.config.model_dump(mode="json") | {"given": list(study.given), "file": file}
+    results.describe(document, standing)

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from fedadapt.errors import ConfigError
-from fedadapt.experiment.config import RunConfig, apply_setting, make_config, overlay, read_toml
+from fedadapt.experiment.config import RunConfig, apply_setting, make_config, overlay
+from fedadapt.files import read_toml
 from fedadapt.registry import Section, first_problem
 
 Settings = dict[str, Any]

@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -46,7 +46,6 @@ class Room:
 
     gpus: list[int]
     largest: Need | None = None
-    _available: int | None = field(default=None, repr=False)
 
     def measured(self, need: Need) -> None:
         """Takes note of what a process took."""

@@ -24,6 +24,7 @@ from fedadapt.errors import (
     FedadaptError,
     Interrupted,
     NoDevice,
+    PartitionError,
     RoundFailed,
     RunError,
 )
@@ -226,7 +227,7 @@ def run_cell(config: RunConfig, folder: Path, watcher: Watcher) -> tuple[str, st
         return STOPPED, ""
     except NoDevice as error:
         return Status.BROKEN, str(error)
-    except (ConfigError, AttachError, RoundFailed) as error:
+    except (ConfigError, PartitionError, AttachError, RoundFailed) as error:
         return Status.FAILED, str(error)
     except (FedadaptError, OSError) as error:
         return Status.BROKEN, str(error)
