@@ -22,7 +22,7 @@ from fedadapt.errors import ConfigError, RunError
 from fedadapt.experiment.build import build
 from fedadapt.experiment.export import export
 from fedadapt.experiment.federated import WEIGHTS, _terms, begin, lead
-from fedadapt.experiment.run import rebuild, run
+from fedadapt.experiment.run import Watcher, rebuild, run
 from fedadapt.experiment.site import FederationSite, describe_site, load_site
 from fedadapt.federation.frame import Kind
 from fedadapt.federation.handshake import misfit
@@ -96,6 +96,17 @@ def test_what_a_site_keeps_is_its_users_alone(server, tmp_path, first):
     assert stat.S_IMODE((tmp_path / "here" / "fedadapt-site").stat().st_mode) == 0o700
 
 
+class Seen(Watcher):
+    """Notes the state after every round."""
+
+    def __init__(self):
+        self.states = {}
+
+    def committed(self, record):
+        """A round is on disk."""
+        self.states[record.round] = record.state
+
+
 class Sites:
     """An engine whose sites are objects."""
 
@@ -108,11 +119,11 @@ class Sites:
         """Every site is asked as if it had just come."""
         for request in requests:
             assert not misfit(self.terms, self.sites[request.client].greet(self.terms, request.client))
-        return [self.sites[r.client].answer(self.terms.run, r, 0) for r in requests]
+        return [self.sites[r.client].answer(self.terms.run, r, r.round - 1) for r in requests]
 
 
 def test_what_sites_have_trained_is_taken_home(tmp_path):
-    """The exported network is that of the same recipe in simulation; what a site keeps is not the server's to write."""
+    """The exported network is that of the same recipe in simulation."""
     settings = ("rounds=2", "train.lr=0.05")
     path = begin(tiny(*settings), tmp_path / "runs")
     lead(path, lambda mandate: Sites(tmp_path, mandate))
@@ -123,10 +134,40 @@ def test_what_sites_have_trained_is_taken_home(tmp_path):
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-6)
-    own = begin(tiny(*SETTINGS, "rounds=1", "name=own"), tmp_path / "runs")
-    lead(own, lambda mandate: Sites(tmp_path, mandate))
-    with pytest.raises(RunError, match="what its sites keep is with them"):
-        export(own, tmp_path / "own.safetensors", client=1)
+
+
+@pytest.mark.parametrize("codec", ["float32", "int8"])
+def test_a_site_takes_its_own_model_home(tmp_path, codec):
+    """The federation's tensors as they last came, whole or as a step, and its own norms as it last trained them."""
+    path = begin(tiny(*SETTINGS, "rounds=2", f"codec={codec}"), tmp_path / "runs")
+    sites = []
+    lead(path, lambda mandate: sites.append(Sites(tmp_path, mandate)) or sites[0])
+    alone = run(tiny(*SETTINGS, "rounds=2", f"codec={codec}"), tmp_path / "alone", watcher=(seen := Seen()))
+    assert path.name == alone.name
+    trained = FederationSite(tmp_path / "1" / "site.toml").trained()
+    assert (trained.round, trained.client, trained.metadata()["run"]) == (2, 1, "tiny")
+    with RunStore.read(alone) as store:
+        expected = seen.states[1]["model"] | store.memory(1)["kept"]
+    assert expected.keys() == trained.params.keys()
+    for name, tensor in trained.params.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-3 if codec == "int8" else 1e-5)
+    export(tmp_path / "1" / "site.toml", tmp_path / "own.safetensors")
+    assert load_file(tmp_path / "own.safetensors").keys() <= trained.merged().state_dict().keys()
+    with pytest.raises(RunError, match="a site has one model; leave --client out"):
+        export(tmp_path / "1" / "site.toml", tmp_path / "own.safetensors", client=1)
+    for client in (None, 1):
+        with pytest.raises(RunError, match="each .*writes its own.*: fedadapt export SITE_FILE FILE"):
+            export(path, tmp_path / "none.safetensors", client=client)
+
+
+def test_a_site_that_was_never_asked_has_no_model(server, tmp_path):
+    """Neither before it has joined, nor before the first round."""
+    here = site(tmp_path / "here")
+    with pytest.raises(RunError, match="answered no round yet"):
+        here.trained()
+    here.greet(server.terms, 1)
+    with pytest.raises(RunError, match="answered no round yet"):
+        here.trained()
 
 
 def test_a_federation_goes_on_after_a_key_was_added(tmp_path, monkeypatch):

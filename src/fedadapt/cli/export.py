@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from fedadapt.cli.options import RunArgument
-
 
 def command(
-    run: RunArgument,
+    run: Annotated[
+        Path,
+        typer.Argument(help="A run directory; or a site file, for the site's own model.", show_default=False),
+    ],
     out: Annotated[Path, typer.Argument(help="The file to write; for peft a folder.", show_default=False)],
     client: Annotated[
         int | None,

@@ -6,24 +6,22 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fedadapt.adapters import merge, save_adapter, save_peft
+from fedadapt.adapters import save_adapter, save_peft
 from fedadapt.backbones.weights import save_weights
 from fedadapt.errors import AttachError, RunError, one_line
-from fedadapt.experiment.build import Experiment
 from fedadapt.experiment.memory import settled
 from fedadapt.experiment.run import between_sites, rebuild
+from fedadapt.experiment.site import FederationSite
+from fedadapt.experiment.trained import Trained
 from fedadapt.federation.serve import predicting
 from fedadapt.files import whole, write_whole
-from fedadapt.params import Params
 from fedadapt.runs.store import RunStore
 
 METADATA = "fedadapt"
@@ -43,45 +41,6 @@ class Format(StrEnum):
     PEFT = "peft"
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What comes out of a run.
-
-    Args:
-        experiment: the run, made again.
-        params: the tensors, without client axis.
-        round: that they are of.
-        client: whose they are; None for the global ones.
-    """
-
-    experiment: Experiment
-    params: Params
-    round: int
-    client: int | None = None
-
-    def merged(self) -> nn.Module:
-        """The plain network.
-
-        Raises:
-            AttachError: the adapter cannot be merged.
-        """
-        return merge(self.experiment.model, self.params)
-
-    def metadata(self) -> dict[str, Any]:
-        """What is written beside a network: class names and pixel moments, and where it is from."""
-        experiment = self.experiment
-        return {
-            "backbone": experiment.backbone.name,
-            "image": list(experiment.dataset.train.images.shape[1:]),
-            "mean": experiment.mean,
-            "std": experiment.std,
-            "class_names": experiment.dataset.class_names,
-            "run": experiment.config.name,
-            "round": self.round,
-            **({} if self.client is None else {"client": self.client}),
-        }
-
-
 def export(run: Path, out: Path, form: Format = Format.SAFETENSORS, client: int | None = None) -> None:
     """Writes what a run has trained.
 
@@ -90,13 +49,14 @@ def export(run: Path, out: Path, form: Format = Format.SAFETENSORS, client: int 
     images, any number of them. ``adapter`` and ``peft`` are what was trained by itself, to be put onto the backbone.
 
     Args:
-        run: the run's directory.
+        run: the run's directory; or a site file, for what the site has of the federation that it answered last.
         out: a file; for ``peft`` a folder.
         form: see above.
         client: whose own model; None for the global one.
 
     Raises:
         AttachError: the adapter cannot be merged, or not be written in this format.
+        ConfigError: the site file cannot be read.
         RunError: there is no such run or no such model, its backbone is not here, or `out` cannot be written.
     """
     trained = _trained(run, client)
@@ -105,23 +65,32 @@ def export(run: Path, out: Path, form: Format = Format.SAFETENSORS, client: int 
 
 
 def _trained(run: Path, client: int | None) -> Trained:
+    if run.is_file():
+        if client is not None:
+            raise RunError(f"{run} is a site file, and a site has one model; leave --client out")
+        return FederationSite(run).trained()
     with RunStore.read(run) as store:
         experiment = rebuild(store)
         shared, last = experiment.global_params(store.state()), store.last_round or 0
         kept = experiment.plan.kept()
+        apart = between_sites(store.manifest)
         if client is None:
             if kept:
                 groups = sorted({experiment.model.groups[name].value for name in kept})
+                way = (
+                    "each site writes its own: fedadapt export SITE_FILE FILE"
+                    if apart
+                    else "name the client whose model is wanted with --client"
+                )
                 raise RunError(
-                    f"clients of run {run} keep {' and '.join(groups)}, so what they share is nobody's model; "
-                    "name the client whose model is wanted with --client"
+                    f"clients of run {run} keep {' and '.join(groups)}, so what they share is nobody's model; {way}"
                 )
             return Trained(experiment, shared, last)
         if not (kept or experiment.algorithm.local.personal):
             raise RunError(f"clients of run {run} have no models of their own; leave --client out")
-        if between_sites(store.manifest):
+        if apart:
             raise RunError(
-                f"run {run} is a federation: what its sites keep is with them, and so are their own models; leave --client out"
+                f"what the sites of run {run} keep is with them; each writes its own model: fedadapt export SITE_FILE FILE"
             )
         clients = experiment.config.data.num_clients
         memory = settled(store.memory(client)) if 0 <= client < clients else None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager
+from collections.abc import Sequence
+from contextlib import chdir
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,23 +26,19 @@ from fedadapt.errors import (
     DataError,
     FedadaptError,
     FrameError,
-    RunInUse,
+    RunError,
     one_line,
 )
 from fedadapt.experiment.build import Experiment, build
 from fedadapt.experiment.config import RunConfig, load_config, parse_config
 from fedadapt.experiment.party_data import Clients, load_data, share_out
+from fedadapt.experiment.site_run import SiteRun
+from fedadapt.experiment.trained import Trained
 from fedadapt.federation.handshake import TERMS, Fit, Terms, misfit, parse
 from fedadapt.federation.messages import Reply, Request
-from fedadapt.federation.serve import serve
-from fedadapt.files import write_whole
-from fedadapt.params import Streams, from_bytes, to_bytes
-from fedadapt.runs.lock import acquire
+from fedadapt.federation.serve import predicting, reader, serve
 from fedadapt.seeds import Seeds
 from fedadapt.training.processor import tuned_processor
-
-LOCK_PATIENCE_S = 24 * 3600.0
-"""How long a second request for a round waits for the first one, whose answer it then gives."""
 
 
 def describe_site(path: Path, recipe: Path | None = None, terms: Path | None = None) -> dict[str, str]:
@@ -142,7 +136,7 @@ class FederationSite:
             self._built = None
         if not fit.problem and fit.missing_from is None:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_whole(self._of_run(terms.run) / TERMS, terms.model_dump_json().encode())
+            SiteRun(self._folder / terms.run).agree(terms)
         return fit
 
     def fit(self, terms: Terms, client: int) -> Fit:
@@ -207,24 +201,50 @@ class FederationSite:
         says which of its rounds counted, and training starts from what was kept then: an update that was lost
         on its way leaves no trace.
         """
-        folder = self._of_run(run)
-        terms = _terms(folder)
+        place = SiteRun(self._folder / run)
+        terms = place.terms
         if terms is None:
             return None
-        with _waiting_lock(folder):
-            said = folder / f"answer-{request.round}-{_digest(request.frame, accepted)}"
-            if said.exists():
-                return Reply(request.round, request.client, said.read_bytes())
+        with place.lock():
+            said = place.answered(request, accepted)
+            if said is not None:
+                return Reply(request.round, request.client, said)
             experiment, held = self._build(terms, request.client)
-            memory = _recall(folder, accepted)
+            memory = place.recall(accepted)
             party = replace(experiment.party(memory), indices={request.client: held})
             with tuned_processor():
                 (reply,) = serve([request], party)
             if not reply.failure:
-                write_whole(folder / f"memory-{request.round}", _to_bytes(memory))
-                write_whole(said, reply.frame)
-                _forget(folder, {accepted, request.round}, said)
+                place.keep(request, accepted, memory, reply.frame)
             return reply
+
+    def trained(self) -> Trained:
+        """The network as this site has it, of the federation that it answered last.
+
+        The federation's tensors are those that came with the last round which the site was asked in; of a site that keeps
+        tensors, or has a model of its own, those are in their place.
+
+        Raises:
+            RunError: it has answered no round yet.
+            FedadaptError: the backbone or the data are not here any more.
+        """
+        nothing = RunError(
+            f"site {self.path} has answered no round yet, so it has no model; join a federation first"
+        )
+        places = [SiteRun(file.parent) for file in self._folder.glob(f"*/{TERMS}")]
+        if not places:
+            raise nothing
+        place = max(places, key=lambda place: place.answered_at)
+        with place.lock():
+            terms, request = place.terms, place.last()
+            if terms is None or request is None:
+                raise nothing
+            experiment, _ = self._build(terms, request.client)
+            memory = place.recall(request.round)
+            streams = reader(experiment.party(memory))(request)
+        shared = experiment.global_params(streams)
+        own = predicting(experiment.algorithm, shared, memory.get(request.client, {}))
+        return Trained(experiment, own, request.round, request.client)
 
     def _build(self, terms: Terms, number: int) -> tuple[Experiment, Int64[Tensor, " n"]]:
         """The federation's recipe on this site's data, and which of them it trains on; made once for all messages."""
@@ -273,9 +293,6 @@ class FederationSite:
             )
         return align_classes(dataset, terms.class_names, self.config.classes), held
 
-    def _of_run(self, run: str) -> Path:
-        return self._folder / run
-
     def _cached(self, backbone: str) -> Path:
         return self._folder / f"backbone-{backbone[:32]}.safetensors"
 
@@ -319,58 +336,3 @@ def _readable(file: Path) -> bool:
 
 def _by(shape: Sequence[int]) -> str:
     return "x".join(str(side) for side in shape)
-
-
-def _digest(frame: bytes, accepted: int) -> str:
-    return hashlib.blake2b(frame, digest_size=8, salt=accepted.to_bytes(8, "little")).hexdigest()
-
-
-def _terms(folder: Path) -> Terms | None:
-    """The terms that this site agreed to for a run, if it did."""
-    file = folder / TERMS
-    return parse(Terms, file.read_text(encoding="utf-8")) if file.exists() else None
-
-
-def _to_bytes(memory: Mapping[int, Streams]) -> bytes:
-    """What a site keeps, for its client and for everyone, as one document."""
-    return to_bytes(
-        {f"{who} {stream}": params for who, kept in memory.items() for stream, params in kept.items()}
-    )
-
-
-def _recall(folder: Path, accepted: int) -> dict[int, Streams]:
-    """What the site kept after the last of its rounds that counted; nothing if there is none."""
-    file = folder / f"memory-{accepted}"
-    memory: dict[int, Streams] = {}
-    if file.exists():
-        for name, params in from_bytes(file.read_bytes()).items():
-            who, _, stream = name.partition(" ")
-            memory.setdefault(int(who), {})[stream] = params
-    return memory
-
-
-def _forget(folder: Path, rounds: set[int], said: Path) -> None:
-    """Removes what no request can ask for any more."""
-    kept = {f"memory-{round}" for round in rounds} | {said.name}
-    for pattern in ("memory-*", "answer-*"):
-        for file in folder.glob(pattern):
-            if file.name not in kept:
-                file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _waiting_lock(folder: Path) -> Iterator[None]:
-    """Keeps a site to one answer at a time; the second request waits."""
-    deadline = time.monotonic() + LOCK_PATIENCE_S
-    while True:
-        try:
-            lock = acquire(folder)
-            break
-        except RunInUse:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-    try:
-        yield
-    finally:
-        os.close(lock)
