@@ -115,6 +115,16 @@ def test_a_manifest_without_end_is_refused(model, file):
         load_adapter(model, file)
 
 
+@pytest.mark.parametrize("lacking", ["adapter", "sites", "tensors", "backbone_digest"])
+def test_a_manifest_that_does_not_say_what_it_is_of_is_refused(file, lacking):
+    """It is read by `inspect` too, which shows every part of it."""
+    manifest = read_manifest(file)
+    del manifest[lacking]
+    save_file(load_file(file), file, metadata={"manifest": json.dumps(manifest)})
+    with pytest.raises(AttachError, match="it lacks what it should say"):
+        read_manifest(file)
+
+
 def test_a_folder_in_the_way_leaves_nothing_behind(model, tmp_path):
     """The error is the system's own, and no half-written file stays."""
     (tmp_path / "taken").mkdir()

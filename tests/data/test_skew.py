@@ -39,6 +39,13 @@ def test_jensen_shannon_by_hand():
     assert distances == pytest.approx([0.311278] * 2, abs=1e-6)
 
 
+def test_some_clients_are_compared_with_all():
+    """Two that are alike are as far from everyone as they are with the others beside them."""
+    everyone = torch.tensor([[7, 0], [7, 0], [0, 7], [0, 7]])
+    assert jensen_shannon(everyone[:2]).tolist() == [0, 0]
+    assert jensen_shannon(everyone[:2], everyone).tolist() == jensen_shannon(everyone).tolist()[:2]
+
+
 def test_jensen_shannon_of_equal_clients_is_zero():
     """Clients of the same distribution are no distance from the pool, whatever their sizes; nor is an empty one."""
     assert jensen_shannon(torch.tensor([[1, 2], [10, 20], [0, 0]])).tolist() == pytest.approx(

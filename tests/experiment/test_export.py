@@ -239,6 +239,34 @@ def test_what_is_none_of_ours_is_refused(tmp_path, name, content, said):
         inspect(tmp_path / "noted.zip")
 
 
+def test_what_a_graph_cannot_hold_is_refused_in_one_line(tmp_path, monkeypatch):
+    """Whatever torch says of it; nothing is left beside the run."""
+    path = run(tiny("rounds=1"), tmp_path)
+    before = sorted(tmp_path.iterdir())
+
+    def refuse(*arguments, **options):
+        raise RuntimeError("branches on\nits input")
+
+    monkeypatch.setattr(torch.export, "export", refuse)
+    with pytest.raises(
+        AttachError,
+        match="'torch' cannot hold this network .RuntimeError: branches on its input.; export another",
+    ):
+        export(path, tmp_path / "network.pt2", Format.TORCH)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_graph_that_computes_something_else_is_not_left(trained, tmp_path, monkeypatch):
+    """It is found out when it is written already, and the old file stays."""
+    pytest.importorskip("onnxruntime", reason="needs fedadapt[onnx]")
+    pytest.importorskip("onnxscript", reason="needs fedadapt[onnx]")
+    monkeypatch.setattr("fedadapt.experiment.export.TOLERANCE", -1.0)
+    (tmp_path / "network.onnx").write_bytes(b"old")
+    with pytest.raises(AttachError, match="differs from the network"):
+        WRITERS[Format.ONNX](trained, tmp_path / "network.onnx")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("network.onnx", b"old")]
+
+
 @pytest.mark.parametrize("form", [Format.SAFETENSORS, Format.ADAPTER, Format.TORCH])
 def test_a_place_that_cannot_be_written_is_named(tmp_path, form):
     """A folder in the file's place, or a file in the folder's, is an error in one line and leaves nothing."""

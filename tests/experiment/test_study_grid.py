@@ -79,6 +79,15 @@ def test_options_without_a_name_change_those_that_are_there(study):
     }
 
 
+def test_an_empty_table_changes_nothing(study):
+    """Not the section that it is for, and not a choice."""
+    first = study(STUDY)
+    made = study(STUDY.replace('head = { adapter = "head" }', "head = { data = {}, backbone = {} }"))
+    config = make_plan(made, places(made), {}).cells[3].config
+    before = make_plan(first, places(first), {}).cells[3].config
+    assert (config.data, config.backbone) == (before.data, before.backbone)
+
+
 def test_an_axis_leaves_the_values_of_the_one_before_as_they_are(study):
     """Options that a later axis sets on an earlier axis's choice are those of its own cells, not of all that follow."""
     text = STUDY.replace('{ adapter = "parallel" }', '{ adapter = { name = "low_rank", rank = 8 } }')

@@ -62,7 +62,9 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     if found != FORMAT:
         raise AttachError(f"{path} has format {found!r}, this version reads {FORMAT!r}")
     if not _is_whole(manifest):
-        raise AttachError(f"{path} does not say of what it is; write or copy it again")
+        raise AttachError(
+            f"{path} is not a readable adapter file (it lacks what it should say); write or copy it again"
+        )
     return manifest
 
 
