@@ -155,9 +155,25 @@ def test_a_site_takes_its_own_model_home(tmp_path, codec):
     assert load_file(tmp_path / "own.safetensors").keys() <= trained.merged().state_dict().keys()
     with pytest.raises(RunError, match="a site has one model; leave --client out"):
         export(tmp_path / "1" / "site.toml", tmp_path / "own.safetensors", client=1)
+    with pytest.raises(RunError, match="is what is exported from; name another"):
+        export(tmp_path / "1" / "site.toml", tmp_path / "1" / "site.toml")
     for client in (None, 1):
         with pytest.raises(RunError, match="each .*writes its own.*: fedadapt export SITE_FILE FILE"):
             export(path, tmp_path / "none.safetensors", client=client)
+
+
+def test_a_site_writes_no_model_but_its_own(server, tmp_path):
+    """Neither that of another which worked in its folder, nor one whose kept tensors are lost."""
+    here = site(tmp_path / "here")
+    here.greet(server.terms, 1)
+    here.answer(server.terms.run, server.request(), 0)
+    assert here.trained().client == 1
+    with pytest.raises(RunError, match="is client 2, but client 1 answered last"):
+        site(tmp_path / "here", "client = 2\n" + SITE).trained()
+    (kept,) = (tmp_path / "here").glob("fedadapt-site/*/memory-1")
+    kept.unlink()
+    with pytest.raises(RunError, match="is lost from .*; restore the whole folder"):
+        here.trained()
 
 
 def test_a_site_that_was_never_asked_has_no_model(server, tmp_path):

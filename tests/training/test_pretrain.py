@@ -138,7 +138,7 @@ def test_a_training_that_diverges_is_no_backbone(tmp_path):
 def test_a_state_that_cannot_be_written_is_one_line(tmp_path):
     """Where a folder should be there is a file."""
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    with pytest.raises(RunError, match="cannot write .*another --out") as error:
+    with pytest.raises(RunError, match="cannot write .*another FILE") as error:
         pretrain(network(), DATA, CONFIG, tmp_path / "file" / "state")
     assert "\n" not in str(error.value)
 

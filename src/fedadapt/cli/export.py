@@ -33,5 +33,6 @@ def command(
     """Write the trained network, by default as one plain safetensors file with the adapter merged into it."""
     from fedadapt.experiment.export import Format, export
 
-    export(run, out, Format(form), client)
-    typer.echo(f"written: {out}")
+    trained = export(run, out, Format(form), client)
+    of = "" if trained.client is None else f", client {trained.client}"
+    typer.echo(f"written: {out}   run {trained.experiment.config.name}, round {trained.round}{of}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedadapt.cli.options import RecipeArgument, SetOption
+from fedadapt.errors import ConfigError
 
 MAX_SHOWN, MAX_MEASURED = 200, 2000
 """Clients that are listed, the first ones; and those that means are taken over, evenly spread over the numbers."""
@@ -25,6 +26,8 @@ def command(
     from fedadapt.experiment.party_data import build_data
     from fedadapt.report.partition import partition_page, partition_table
 
+    if out is not None and out.resolve() == recipe.resolve():
+        raise ConfigError(f"--out is the recipe itself, {recipe}; name another file")
     config = load_config(recipe, settings)
     dataset, _, clients = build_data(config)
     held = clients.train

@@ -41,8 +41,8 @@ class Format(StrEnum):
     PEFT = "peft"
 
 
-def export(run: Path, out: Path, form: Format = Format.SAFETENSORS, client: int | None = None) -> None:
-    """Writes what a run has trained.
+def export(run: Path, out: Path, form: Format = Format.SAFETENSORS, client: int | None = None) -> Trained:
+    """Writes what a run has trained, and returns it.
 
     ``safetensors``, ``torch`` and ``onnx`` are the plain network that computes the same without adapters: its
     tensors under the backbone's own names; a program of ``torch.export``; an ONNX graph. Graphs take normalised
@@ -59,9 +59,12 @@ def export(run: Path, out: Path, form: Format = Format.SAFETENSORS, client: int 
         ConfigError: the site file cannot be read.
         RunError: there is no such run or no such model, its backbone is not here, or `out` cannot be written.
     """
+    if out.resolve() == run.resolve():
+        raise RunError(f"{out} is what is exported from; name another file")
     trained = _trained(run, client)
     with _writing(out):
         WRITERS[form](trained, out)
+    return trained
 
 
 def _trained(run: Path, client: int | None) -> Trained:

@@ -225,7 +225,7 @@ class FederationSite:
         tensors, or has a model of its own, those are in their place.
 
         Raises:
-            RunError: it has answered no round yet.
+            RunError: it has answered no round yet, another site did from its folder, or what it kept is lost.
             FedadaptError: the backbone or the data are not here any more.
         """
         nothing = RunError(
@@ -239,6 +239,16 @@ class FederationSite:
             terms, request = place.terms, place.last()
             if terms is None or request is None:
                 raise nothing
+            if self.config.client not in (None, request.client):
+                raise RunError(
+                    f"site {self.path} is client {self.config.client}, but client {request.client} answered last from "
+                    f"{self._folder}; give each site a folder of its own"
+                )
+            if not place.remembers(request.round):
+                raise RunError(
+                    f"what site {self.path} kept in round {request.round} is lost from {place.folder}, and its model with it; "
+                    "restore the whole folder"
+                )
             experiment, _ = self._build(terms, request.client)
             memory = place.recall(request.round)
             streams = reader(experiment.party(memory))(request)

@@ -46,6 +46,10 @@ class SiteRun:
         file = self._answer(request, accepted)
         return file.read_bytes() if file.exists() else None
 
+    def remembers(self, round: int) -> bool:
+        """Whether what was kept after a round is here; it may be nothing."""
+        return (self.folder / f"memory-{round}").exists()
+
     def recall(self, accepted: int) -> dict[int, Streams]:
         """What the site kept after a round, by client; nothing if it was not kept."""
         file = self.folder / f"memory-{accepted}"
