@@ -107,7 +107,7 @@ def conduct(
         reasons = ({**known, **found}[one.digest].reason for one in plan.searches if one.is_for(lost[0]))
         raise RunError(
             f"{len(lost)} cells have no rate, since no run of their search worked; the first because: "
-            f"{next(reasons)}; change values or settings of [search], or do it again with --overwrite"
+            f"{next(reasons)}; change values, at or settings of [search], or do it again with --overwrite"
         )
     return folder / study.config.name / RESULTS, plan, found
 
