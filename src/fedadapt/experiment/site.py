@@ -242,7 +242,7 @@ class FederationSite:
             if self.config.client not in (None, request.client):
                 raise RunError(
                     f"site {self.path} is client {self.config.client}, but client {request.client} answered last from "
-                    f"{self._folder}; give each site a folder of its own"
+                    f"{self._folder}; give each site a folder of its own, or mend client"
                 )
             if not place.remembers(request.round):
                 raise RunError(
