@@ -6,7 +6,7 @@ RUNS := runs
 ADAPTERS := $(RUNS)/quickstart-adapters
 FULL := $(RUNS)/quickstart-full
 # What is run with two threads besides: an engine has chunks of clients side by side then.
-LANES := tests/contracts/test_algorithms.py tests/engines/test_lanes.py tests/experiment tests/federation
+LANES := tests/engines/test_lanes.py $(addprefix tests/experiment/test_,attacks.py class_means.py population.py run.py techniques.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check fix docs bench bench-peers bench-check clean
