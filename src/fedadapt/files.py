@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files: written whole or not at all, and texts from them that may be anything."""
 
 from __future__ import annotations
 
