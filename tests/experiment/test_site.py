@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import resource
 import stat
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from fedadapt.federation.handshake import misfit
 from fedadapt.federation.messages import EVERYONE, Request
 from fedadapt.federation.round import play
 from fedadapt.federation.round_zero import play_warm_start
+from fedadapt.runs.records import Direction
+from fedadapt.runs.results import RunRecord
 from fedadapt.runs.store import RunStore
 
 SITE = 'share = true\n[source]\nname = "digits"\nsize = 12\n'
@@ -112,14 +115,17 @@ class Sites:
 
     cpu_s = 0.0
 
-    def __init__(self, folder, mandate):
-        self.sites, self.terms = [site(folder / str(client)) for client in range(4)], mandate.terms
+    def __init__(self, folder, mandate, text=SITE):
+        self.sites, self.terms = [site(folder / str(client), text) for client in range(4)], mandate.terms
 
     def exchange(self, requests):
         """Every site is asked as if it had just come."""
         for request in requests:
             assert not misfit(self.terms, self.sites[request.client].greet(self.terms, request.client))
-        return [self.sites[r.client].answer(self.terms.run, r, r.round - 1) for r in requests]
+        last = [r.round - 1 if r.accepted is None else r.accepted for r in requests]
+        return [
+            self.sites[r.client].answer(self.terms.run, r, n) for r, n in zip(requests, last, strict=True)
+        ]
 
 
 def test_what_sites_have_trained_is_taken_home(tmp_path):
@@ -138,7 +144,7 @@ def test_what_sites_have_trained_is_taken_home(tmp_path):
 
 @pytest.mark.parametrize("codec", ["float32", "int8"])
 def test_a_site_takes_its_own_model_home(tmp_path, codec):
-    """The federation's tensors as they last came, whole or as a step, and its own norms as it last trained them."""
+    """The federation's tensors after the last round, whole or as a step, and its own norms as it last trained them."""
     path = begin(tiny(*SETTINGS, "rounds=2", f"codec={codec}"), tmp_path / "runs")
     sites = []
     lead(path, lambda mandate: sites.append(Sites(tmp_path, mandate)) or sites[0])
@@ -147,7 +153,7 @@ def test_a_site_takes_its_own_model_home(tmp_path, codec):
     trained = FederationSite(tmp_path / "1" / "site.toml").trained()
     assert (trained.round, trained.client, trained.metadata()["run"]) == (2, 1, "tiny")
     with RunStore.read(alone) as store:
-        expected = seen.states[1]["model"] | store.memory(1)["kept"]
+        expected = seen.states[2]["model"] | store.memory(1)["kept"]
     assert expected.keys() == trained.params.keys()
     for name, tensor in trained.params.items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-3 if codec == "int8" else 1e-5)
@@ -160,6 +166,76 @@ def test_a_site_takes_its_own_model_home(tmp_path, codec):
     for client in (None, 1):
         with pytest.raises(RunError, match="each .*writes its own.*: fedadapt export SITE_FILE FILE"):
             export(path, tmp_path / "none.safetensors", client=client)
+
+
+@pytest.mark.parametrize("codec", ["float32", "int8"])
+@pytest.mark.parametrize("norms", ["frozen", "local"])
+def test_sites_measure_what_a_simulation_does(tmp_path, norms, codec):
+    """The same accuracy of the same clients after the same rounds; and what is sent for it is in the ledger."""
+    settings = (
+        f"norms={norms}",
+        f"codec={codec}",
+        "rounds=3",
+        "evaluate.every=2",
+        "data.local_test_fraction=0.3",
+    )
+    settings = (*settings, "train.lr=0.05")
+    path = begin(tiny(*settings), tmp_path / "runs")
+    lead(path, lambda mandate: Sites(tmp_path, mandate))
+    alone = run(tiny(*settings), tmp_path / "alone")
+    with RunStore.read(path) as ours, RunStore.read(alone) as theirs:
+        for one, other in zip(ours.clients(), theirs.clients(), strict=True):
+            assert (one.round, one.client, one.num_examples) == (
+                other.round,
+                other.client,
+                other.num_examples,
+            )
+            assert one.accuracy == other.accuracy
+        measured = {c.round for c in ours.clients() if c.accuracy is not None}
+        assert measured == {2, 3}
+        for one, other in zip(ours.rounds(), theirs.rounds(), strict=True):
+            assert one.metrics.keys() == other.metrics.keys()
+            assert one.metrics == pytest.approx(other.metrics, rel=1e-3, abs=1e-4)
+        moved = [Counter((e.round, e.direction) for e in store.ledger()) for store in (ours, theirs)]
+    answers = moved[0] - moved[1]
+    assert answers.keys() == {(n, way) for n in (2, 3) for way in Direction}
+    assert answers[3, Direction.UPLOAD] == 4
+
+
+ELSEWHERE = "data.source={name='elsewhere', size=12, class_names=['0','1','2','3','4','5','6','7','8','9'], mean=[0.3,0.3,0.3], std=[0.4,0.4,0.4]}"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_server_without_samples_leads(tmp_path, shared):
+    """Classes and shape are enough for it. Sites measure, each on its own test set and on what the recipe holds out."""
+    path = begin(tiny(ELSEWHERE, "data.local_test_fraction=0.3", "rounds=2"), tmp_path / "runs")
+    text = SITE if shared else SITE.replace("share = true\n", "")
+    seen = []
+
+    def connect(mandate):
+        seen.append(Sites(tmp_path, mandate, text))
+        return seen[0]
+
+    lead(path, connect)
+    with RunStore.read(path) as store:
+        (first, *rounds), clients = store.rounds(), store.clients()
+        record = RunRecord(store.manifest, store.rounds(), clients, [])
+    assert first.metrics == {}
+    assert all("accuracy" not in one.metrics and "client_accuracy_mean" in one.metrics for one in rounds)
+    assert record.accuracy == rounds[-1].metrics["client_accuracy_mean"]
+    assert all(client.accuracy is not None for client in clients)
+    own = seen[0].sites[1]._built[2]
+    dataset = seen[0].sites[1].load()
+    assert len(own.train) + len(own.test) == (30 if shared else len(dataset.train) + len(dataset.test))
+    export(path, tmp_path / "model.safetensors")
+    assert seen[0].sites[1].trained().round == 2
+
+
+def test_nothing_is_simulated_without_samples(tmp_path):
+    """One line says what to do, and nothing is begun."""
+    with pytest.raises(ConfigError, match="'elsewhere', which holds no samples; name one that does"):
+        run(tiny(ELSEWHERE), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_site_writes_no_model_but_its_own(server, tmp_path):

@@ -23,13 +23,14 @@ def command(
     from fedadapt.cli.console import make_console
     from fedadapt.data.skew import effective_classes, jensen_shannon, label_counts, size_gini
     from fedadapt.experiment import load_config
-    from fedadapt.experiment.party_data import build_data
+    from fedadapt.experiment.party_data import build_data, need_samples
     from fedadapt.report.partition import partition_page, partition_table
 
     if out is not None and out.resolve() == recipe.resolve():
         raise ConfigError(f"--out is the recipe itself, {recipe}; name another file")
     config = load_config(recipe, settings)
     dataset, _, clients = build_data(config)
+    need_samples(config, clients)
     held = clients.train
     some = held[:: -(-len(held) // MAX_MEASURED)]
     measured, counts = (

@@ -44,21 +44,26 @@ class Split:
         return Split(self.images[indices], self.labels[indices], *known)
 
 
+def join(first: Split, second: Split) -> Split:
+    """The images of both with their labels, in this order; nothing else of them."""
+    return Split(torch.cat([first.images, second.images]), torch.cat([first.labels, second.labels]))
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A classification task.
 
     Args:
         name: for people.
-        train: what clients hold.
+        train: what clients hold; with all splits empty the samples are elsewhere.
         test: the global test set, which no client trains on.
         class_names: one name a class; their number is the number of classes.
         validation: a split for choosing hyper-parameters, if the set has one.
-        mean: of the train images by channel, 0..1; computed if empty.
+        mean: of the train images by channel, 0..1; computed if empty and there are any.
         std: likewise.
 
     Raises:
-        DataError: a split is empty or has images of another shape, or a label is not a class.
+        DataError: a split is empty where others are not or has images of another shape, or a label is not a class.
     """
 
     name: str
@@ -70,7 +75,10 @@ class Dataset:
     std: tuple[float, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        for name, split in (("train", self.train), ("test", self.test), ("validation", self.validation)):
+        splits = {"train": self.train, "test": self.test, "validation": self.validation}
+        if not any(splits.values()):
+            return
+        for name, split in splits.items():
             if split is None:
                 continue
             if len(split) == 0:

@@ -66,6 +66,11 @@ class Experiment:
     engine: AbstractContextManager[MakeEngine]
     warm: WarmStart | None = None
 
+    @property
+    def simulates(self) -> bool:
+        """Whether the clients' samples are here, and not at sites."""
+        return len(self.clients.train) > 0
+
     def party(self, memory: MutableMapping[int, Streams]) -> Party:
         """The site that simulates all clients, with their memory."""
         split, held = self._training_data
@@ -173,7 +178,12 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     channels, height, width = dataset.train.images.shape[1:]
     backbone = replace(backbone, image=(channels, height, width))
     mean, std = backbone.mean or dataset.mean, backbone.std or dataset.std
-    if len(mean) != channels:
+    if not mean:
+        raise ConfigError(
+            f"neither backbone {backbone.name!r} nor source {config.data.source.name!r} has moments of the pixels; set mean and "
+            "std of the source"
+        )
+    if not len(mean) == len(std) == channels:
         raise ConfigError(
             f"backbone {backbone.name!r} takes images with {len(mean)} channels, data set {dataset.name!r} has {channels}"
         )
@@ -262,7 +272,7 @@ def build_coding(config: RunConfig) -> dict[str, Any]:
 def manifest(experiment: Experiment, engine: str) -> dict[str, Any]:
     """What a run writes down about itself before its first round; `engine` is what carries its messages."""
     config, dataset = experiment.config, experiment.dataset
-    counted = 0 < len(experiment.clients.train) <= MAX_COUNTED_CLIENTS
+    counted = experiment.simulates and len(experiment.clients.train) <= MAX_COUNTED_CLIENTS
     counts = (
         label_counts(dataset.train.labels, experiment.clients.train, dataset.num_classes) if counted else None
     )

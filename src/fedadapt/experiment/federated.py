@@ -19,6 +19,7 @@ from fedadapt.experiment.memory import StoredMemory
 from fedadapt.experiment.party_data import server_data
 from fedadapt.experiment.run import Watcher, play_on, rebuild
 from fedadapt.federation.handshake import TERMS, Terms
+from fedadapt.federation.measure import Measured
 from fedadapt.files import write_whole
 from fedadapt.runs import log as run_log
 from fedadapt.runs.records import Outcome, RoundRecord
@@ -171,11 +172,17 @@ class _Log(Watcher):
         self._named = "accuracy of the shared part" if experiment.plan.kept() else "accuracy"
         self.say(f"waiting for sites; {last_round} of {self._rounds} rounds are done")
 
+    def measured(self, round: int, found: Measured) -> None:
+        for client, reason in found.failures.items():
+            self.say(f"round {round}: client {client} did not measure: {reason}")
+
     def committed(self, record: RoundRecord) -> None:
         counted = sum(client.outcome is Outcome.ACCEPTED for client in record.clients)
         moved = sum(entry.num_bytes for entry in record.ledger)
         accuracy = record.metrics.get("accuracy")
         measured = "" if accuracy is None else f", {self._named} {100 * accuracy:.2f} %"
+        at_sites = record.metrics.get("client_accuracy_mean")
+        measured += "" if at_sites is None else f", {100 * at_sites:.2f} % at the sites"
         self.say(
             f"round {record.round} of {self._rounds}: {counted} of {len(record.clients)} clients{measured}, "
             f"{moved:,} bytes, {record.wall_s:.1f} s"
@@ -194,6 +201,10 @@ class _Both(Watcher):
     def begin(self, experiment: Experiment, last_round: int) -> None:
         for watcher in self._watchers:
             watcher.begin(experiment, last_round)
+
+    def measured(self, round: int, found: Measured) -> None:
+        for watcher in self._watchers:
+            watcher.measured(round, found)
 
     def committed(self, record: RoundRecord) -> None:
         for watcher in self._watchers:

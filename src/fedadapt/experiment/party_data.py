@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.holdings import NOBODY, Holdings
 from fedadapt.data.holdout import split_off
-from fedadapt.errors import DataError, PartitionError
+from fedadapt.errors import ConfigError, DataError, PartitionError
 from fedadapt.experiment.config import RunConfig
 from fedadapt.seeds import Seeds
 
@@ -33,14 +33,15 @@ LoadData = Callable[[RunConfig], tuple[Dataset, Split, Clients]]
 
 
 def build_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
-    """The data set, the split that is measured on, and who holds what.
+    """The data set, the split that is measured on, and who holds what; nobody anything, of samples that are elsewhere.
 
     Raises:
         ConfigError: a name or option is wrong.
         DataError: the data cannot be read, or does not go round.
     """
     dataset, measured_on = load_data(config)
-    return dataset, measured_on, share_out(config, dataset.train)
+    clients = share_out(config, dataset.train) if len(dataset.train) else Clients()
+    return dataset, measured_on, clients
 
 
 def server_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
@@ -54,6 +55,19 @@ def server_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
     return dataset, measured_on, Clients()
 
 
+def need_samples(config: RunConfig, clients: Clients) -> None:
+    """Makes sure that the clients' samples are here.
+
+    Raises:
+        ConfigError: they are elsewhere.
+    """
+    if not len(clients.train):
+        raise ConfigError(
+            f"data.source is {config.data.source.name!r}, which holds no samples; name one that does, or start a federation "
+            "between sites that do with: fedadapt serve"
+        )
+
+
 def load_data(config: RunConfig) -> tuple[Dataset, Split]:
     """The data set, cut down as `config` says, and the split that is measured on.
 
@@ -64,6 +78,8 @@ def load_data(config: RunConfig) -> tuple[Dataset, Split]:
     seeds, data = Seeds(config.seed), config.data
     dataset: Dataset = data.source.create("source")
     measured_on, train = dataset.test, dataset.train
+    if not len(train):
+        return dataset, measured_on
     if data.validation_fraction:
         train, measured_on = split_off(train, data.validation_fraction, seeds, "validation")
     if data.limit is not None and data.limit < len(train):

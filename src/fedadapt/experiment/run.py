@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fedadapt.engines.engine import Engine, MakeEngine
 from fedadapt.engines.hostile import HostileEngine
@@ -20,21 +20,23 @@ from fedadapt.experiment.blueprint import draw_blueprint
 from fedadapt.experiment.build import Experiment, build, data_digest, manifest
 from fedadapt.experiment.config import RunConfig, apply_setting, make_config
 from fedadapt.experiment.memory import StoredMemory
-from fedadapt.experiment.party_data import build_data, server_data
+from fedadapt.experiment.party_data import build_data, need_samples, server_data
 from fedadapt.federation.buffered import play_buffered
+from fedadapt.federation.measure import Measured, play_measure
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.round import Played, play
 from fedadapt.federation.round_zero import play_warm_start
 from fedadapt.federation.serve import predicting
 from fedadapt.params import Streams, stack
 from fedadapt.registry import names
-from fedadapt.runs.records import ClientRecord, RoundRecord
+from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
 from fedadapt.runs.store import RunStore
 from fedadapt.training.evaluate import Scores, evaluate, evaluate_clients, over_clients
 from fedadapt.training.processor import tuned_processor
 
-Flow = Generator[list[Request], Sequence[Reply], Played]
-"""A round as a generator; see `fedadapt.federation.round.play`."""
+T = TypeVar("T")
+Flow = Generator[list[Request], Sequence[Reply], T]
+"""An exchange as a generator; see `fedadapt.federation.round.play`."""
 
 
 class Watcher:
@@ -45,6 +47,9 @@ class Watcher:
 
     def clients(self, round: int, cohort: int, done: int) -> None:
         """Some clients of a round have answered."""
+
+    def measured(self, round: int, found: Measured) -> None:
+        """Sites have said how good the model of a round is."""
 
     def committed(self, record: RoundRecord) -> None:
         """A round is on disk."""
@@ -68,6 +73,7 @@ def run(
     path = folder / config.name
     # Before anything is removed, so that a wrong setting does not cost the run that was to be replaced.
     experiment = build(config)
+    need_samples(config, experiment.clients)
     with experiment.engine as make_engine:
         if overwrite:
             RunStore.remove(path)
@@ -188,16 +194,23 @@ def play_on(
         memory.settle(played.clients)
         metrics = _training_metrics(played)
         clients = played.clients
+        ledger = played.ledger
         if number % config.evaluate.every == 0 or number == config.rounds:
-            own = _measure_clients(experiment, state, memory, clients)
+            if experiment.simulates:
+                own = everyones = _measure_clients(experiment, state, memory, clients)
+            else:
+                measured = _drive(_measure_at_sites(experiment, played, number), engine)
+                watcher.measured(number, measured)
+                own = [measured.scores.get(record.client, {}) for record in clients]
+                everyones, ledger = [*measured.scores.values()], ledger + measured.ledger
             clients = tuple(replace(c, accuracy=s.get("accuracy")) for c, s in zip(clients, own, strict=True))
-            metrics |= {**_measure(experiment, state), **over_clients(own)}
+            metrics |= {**_measure(experiment, state), **over_clients(everyones)}
         record = RoundRecord(
             number,
             state,
             metrics,
             clients,
-            played.ledger,
+            ledger,
             memory.written(),
             time.perf_counter() - begun,
             time.process_time() + engine.cpu_s - cpu_begun,
@@ -235,25 +248,42 @@ def _begin(experiment: Experiment, engine: Engine) -> RoundRecord:
     )
 
 
-def _flow(experiment: Experiment, state: Streams, number: int, cohort: list[int]) -> Flow:
+def _flow(experiment: Experiment, state: Streams, number: int, cohort: list[int]) -> Flow[Played]:
     algorithm, wire = experiment.algorithm, experiment.wire
     if algorithm.server.buffer is None:
         return play(algorithm, wire, state, number, cohort)
     return play_buffered(algorithm, wire, state, number, experiment.population)
 
 
-def _drive(flow: Flow, engine: Engine) -> Played:
-    """One round. That nobody gave a usable update is no reason to stop: it is recorded, and the next round may do."""
+def _measure_at_sites(experiment: Experiment, played: Played, number: int) -> Flow[Measured]:
+    """How sites measure what a round came to: those whose updates made it, and after the last round all.
+
+    Those that keep tensors, or have models of their own, then have what belongs with them, also where nothing is held
+    out to measure on.
+    """
+    data = experiment.config.data
+    measures = data.local_test_fraction > 0 or not len(experiment.measured_on)
+    cohort = [r.client for r in played.clients if measures and r.outcome is Outcome.ACCEPTED]
+    own = bool(experiment.plan.kept()) or experiment.algorithm.local.personal is not None
+    if number == experiment.config.rounds and (own or measures):
+        cohort = list(range(data.num_clients))
+    return play_measure(experiment.algorithm, experiment.wire, played, number, cohort)
+
+
+def _drive(flow: Flow[T], engine: Engine) -> T:
+    """One exchange, or several, to what they come to."""
     try:
         requests = next(flow)
         while True:
             requests = flow.send(engine.exchange(requests))
     except StopIteration as stop:
-        played: Played = stop.value
-    return played
+        came_to: T = stop.value
+    return came_to
 
 
 def _measure(experiment: Experiment, state: Streams) -> Scores:
+    if not len(experiment.measured_on):
+        return {}
     params = experiment.global_params(state)
     return evaluate(experiment.model, params, experiment.measured_on, experiment.mean, experiment.std)
 

@@ -8,7 +8,7 @@ from contextlib import chdir
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int64
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedadapt.backbones.rounding import round_backbone
 from fedadapt.data.classes import align_classes
-from fedadapt.data.dataset import Dataset
+from fedadapt.data.dataset import Dataset, Split, join
 from fedadapt.data.holdout import hold_out
 from fedadapt.engines.flower.site_file import load_site
 from fedadapt.errors import (
@@ -35,6 +35,7 @@ from fedadapt.experiment.party_data import Clients, load_data, share_out
 from fedadapt.experiment.site_run import SiteRun
 from fedadapt.experiment.trained import Trained
 from fedadapt.federation.handshake import TERMS, Fit, Terms, misfit, parse
+from fedadapt.federation.measure import answer_measure
 from fedadapt.federation.messages import Reply, Request
 from fedadapt.federation.serve import predicting, reader, serve
 from fedadapt.seeds import Seeds
@@ -107,7 +108,7 @@ class FederationSite:
         self.config = load_site(self.path)
         self._recipe = recipe
         self._folder = self.path.parent / self.config.folder
-        self._built: tuple[str, Experiment, Int64[Tensor, " n"]] | None = None
+        self._built: tuple[str, Experiment, _Own] | None = None
         self._data: Dataset | None = None
 
     def load(self) -> Dataset:
@@ -156,22 +157,22 @@ class FederationSite:
             missing = self._missing_from(terms)
             if missing is not None:
                 # What does not fit anyhow need not fetch a backbone.
-                _, held = self._data_for(terms, self._config(terms), number)
+                _, own_data = self._data_for(terms, self._config(terms), number)
                 would = Fit(
                     client=number,
-                    num_examples=len(held),
+                    num_examples=len(own_data.train),
                     backbone=terms.backbone,
                     layout=terms.layout,
                     codec=terms.codec,
                     **own,
                 )
                 return Fit(client=number, missing_from=missing, problem=misfit(terms, would), **own)
-            experiment, held = self._build(terms, number)
+            experiment, own_data = self._build(terms, number)
         except FedadaptError as error:
             return Fit(client=number, problem=str(error)[:500], **own)
         fit = Fit(
             client=number,
-            num_examples=len(held),
+            num_examples=len(own_data.train),
             backbone=experiment.backbone.digest,
             layout=experiment.plan.digest.hex(),
             codec=experiment.wire.identity.codec.hex(),
@@ -195,10 +196,10 @@ class FederationSite:
         return have + len(data)
 
     def answer(self, run: str, request: Request, accepted: int) -> Reply | None:
-        """Trains as asked; a request that was answered before gets the same bytes again.
+        """Trains, or measures, as asked; a request to train that was answered before gets the same bytes again.
 
         What the site keeps is written down before the answer leaves, under the number of the round. The server
-        says which of its rounds counted, and training starts from what was kept then: an update that was lost
+        says which of its rounds counted, and the site starts from what was kept then: an update that was lost
         on its way leaves no trace.
         """
         place = SiteRun(self._folder / run)
@@ -206,23 +207,30 @@ class FederationSite:
         if terms is None:
             return None
         with place.lock():
-            said = place.answered(request, accepted)
+            said = None if request.measure else place.answered(request, accepted)
             if said is not None:
                 return Reply(request.round, request.client, said)
-            experiment, held = self._build(terms, request.client)
+            experiment, own = self._build(terms, request.client)
             memory = place.recall(accepted)
-            party = replace(experiment.party(memory), indices={request.client: held})
+            party = replace(experiment.party(memory), indices={request.client: own.train})
             with tuned_processor():
-                (reply,) = serve([request], party)
-            if not reply.failure:
+                if request.measure:
+                    reply = answer_measure(request, party, own.test)
+                else:
+                    (reply,) = serve([request], party)
+            if reply.failure:
+                return reply
+            if request.measure:
+                place.take(request, accepted)
+            else:
                 place.keep(request, accepted, memory, reply.frame)
             return reply
 
     def trained(self) -> Trained:
         """The network as this site has it, of the federation that it answered last.
 
-        The federation's tensors are those that came with the last round which the site was asked in; of a site that keeps
-        tensors, or has a model of its own, those are in their place.
+        The federation's tensors are those that came with the last request; of a site that keeps tensors, or has a model of
+        its own, those are in their place.
 
         Raises:
             RunError: it has answered no round yet, another site did from its folder, or what it kept is lost.
@@ -234,47 +242,47 @@ class FederationSite:
         places = [SiteRun(file.parent) for file in self._folder.glob(f"*/{TERMS}")]
         if not places:
             raise nothing
-        place = max(places, key=lambda place: place.answered_at)
+        place = max(places, key=lambda place: place.taken_at)
         with place.lock():
-            terms, request = place.terms, place.last()
-            if terms is None or request is None:
+            terms, last = place.terms, place.last()
+            if terms is None or last is None:
                 raise nothing
+            request, kept = last
             if self.config.client not in (None, request.client):
                 raise RunError(
                     f"site {self.path} is client {self.config.client}, but client {request.client} answered last from "
                     f"{self._folder}; give each site a folder of its own, or mend client"
                 )
-            if not place.remembers(request.round):
+            if kept and not place.remembers(kept):
                 raise RunError(
-                    f"what site {self.path} kept in round {request.round} is lost from {place.folder}, and its model with it; "
+                    f"what site {self.path} kept in round {kept} is lost from {place.folder}, and its model with it; "
                     "restore the whole folder"
                 )
             experiment, _ = self._build(terms, request.client)
-            memory = place.recall(request.round)
+            memory = place.recall(kept)
             streams = reader(experiment.party(memory))(request)
         shared = experiment.global_params(streams)
         own = predicting(experiment.algorithm, shared, memory.get(request.client, {}))
-        return Trained(experiment, own, request.round, request.client)
+        # A request to train brings the model of the round before, and one to measure that of the last.
+        return Trained(experiment, own, max(kept, request.round - 1), request.client)
 
-    def _build(self, terms: Terms, number: int) -> tuple[Experiment, Int64[Tensor, " n"]]:
-        """The federation's recipe on this site's data, and which of them it trains on; made once for all messages."""
+    def _build(self, terms: Terms, number: int) -> tuple[Experiment, _Own]:
+        """The federation's recipe on this site's data, and which of them are for what; made once for all messages."""
         weights = self._weights(terms)
         key = f"{number} {weights} {terms.model_dump_json()}"
         if self._built is None or self._built[0] != key:
             self._built = (key, *self._make(terms, number, weights))
         return self._built[1:]
 
-    def _make(
-        self, terms: Terms, number: int, weights: Path | None
-    ) -> tuple[Experiment, Int64[Tensor, " n"]]:
+    def _make(self, terms: Terms, number: int, weights: Path | None) -> tuple[Experiment, _Own]:
         config = self._config(terms)
         if weights is not None:
             backbone = config.backbone.model_copy(update={"weights": str(weights)})
             config = config.model_copy(update={"backbone": backbone})
-        dataset, held = self._data_for(terms, config, number)
+        dataset, own = self._data_for(terms, config, number)
         with chdir(self.path.parent):
             experiment = build(config, lambda config: (dataset, dataset.test, Clients()))
-        return replace(experiment, mean=terms.mean, std=terms.std), held
+        return replace(experiment, mean=terms.mean, std=terms.std), own
 
     def _config(self, terms: Terms) -> RunConfig:
         """The federation's recipe with this site's data and device."""
@@ -284,24 +292,27 @@ class FederationSite:
             own["train"] = config.train.model_copy(update={"device": self.config.device})
         return config.model_copy(update=own)
 
-    def _data_for(self, terms: Terms, config: RunConfig, number: int) -> tuple[Dataset, Int64[Tensor, " n"]]:
-        """This site's data under the federation's classes, and which of them it trains on."""
+    def _data_for(self, terms: Terms, config: RunConfig, number: int) -> tuple[Dataset, _Own]:
+        """This site's data under the federation's classes, and which of them are for what."""
         if self.config.share:
             with chdir(self.path.parent):
                 dataset, _ = load_data(config)
-            held = share_out(config, dataset.train).train[number]
         else:
             dataset = self.load()
-            generator = Seeds(config.seed).torch("local test", client=number)
-            every = torch.arange(len(dataset.train))
-            held, _ = hold_out(every, dataset.train.labels, config.data.local_test_fraction, generator)
         shape = tuple(dataset.train.images.shape[1:])
         if shape != terms.image:
             raise DataError(
                 f"images of {dataset.name} are {_by(shape)} here, the federation has {_by(terms.image)}; "
                 "set size and channels of the source in the site file"
             )
-        return align_classes(dataset, terms.class_names, self.config.classes), held
+        dataset = align_classes(dataset, terms.class_names, self.config.classes)
+        train = dataset.train
+        if self.config.share:
+            clients = share_out(config, train)
+            return dataset, _Own(clients.train[number], train.take(clients.test[number]))
+        generator, every = Seeds(config.seed).torch("local test", client=number), torch.arange(len(train))
+        learnt, held_out = hold_out(every, train.labels, config.data.local_test_fraction, generator)
+        return dataset, _Own(learnt, join(dataset.test, train.take(held_out)))
 
     def _cached(self, backbone: str) -> Path:
         return self._folder / f"backbone-{backbone[:32]}.safetensors"
@@ -325,6 +336,13 @@ class FederationSite:
         except BackboneError:
             return _size(_part(self._cached(terms.backbone)))
         return None
+
+
+class _Own(NamedTuple):
+    """Places of the samples that a site trains on, and those that it measures on."""
+
+    train: Int64[Tensor, " n"]
+    test: Split
 
 
 def _part(file: Path) -> Path:

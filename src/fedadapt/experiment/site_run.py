@@ -70,29 +70,37 @@ class SiteRun:
             frame: the answer.
         """
         kept = {f"{who} {stream}": params for who, own in memory.items() for stream, params in own.items()}
-        said, asked = self._answer(request, accepted), self.folder / f"asked-{request.round}-{request.client}"
+        said = self._answer(request, accepted)
         write_whole(self.folder / f"memory-{request.round}", to_bytes(kept))
         if request.round != ROUND:
             # Before the first round there is no model to remember.
-            write_whole(asked, request.frame)
+            self.take(request, request.round)
         write_whole(said, frame)
-        needed = {f"memory-{round}" for round in (accepted, request.round)} | {said.name, asked.name}
-        for pattern in ("memory-*", "answer-*", "asked-*"):
-            for file in self.folder.glob(pattern):
-                if file.name not in needed:
-                    file.unlink(missing_ok=True)
+        self._remove("memory-*", {f"memory-{round}" for round in (accepted, request.round)})
+        self._remove("answer-*", {said.name})
 
-    def last(self) -> Request | None:
-        """What was asked last and answered; None before the first round."""
-        numbers = [tuple(map(int, file.name.split("-")[1:])) for file in self._asked()]
-        if not numbers:
+    def take(self, request: Request, kept: int) -> None:
+        """Writes down the model that a request brought, in the place of the last one.
+
+        Args:
+            request: what was asked.
+            kept: the round after which the site kept what belongs with it.
+        """
+        asked = self.folder / f"asked-{request.round}-{request.client}-{kept}"
+        write_whole(asked, request.frame)
+        self._remove("asked-*", {asked.name})
+
+    def last(self) -> tuple[Request, int] | None:
+        """What brought the last model, and after which round the site kept what belongs with it; None before the first."""
+        files = {tuple(map(int, file.name.split("-")[1:])): file for file in self._asked()}
+        if not files:
             return None
-        round, client = max(numbers)
-        return Request(round, client, (self.folder / f"asked-{round}-{client}").read_bytes())
+        round, client, kept = newest = max(files)
+        return Request(round, client, files[newest].read_bytes()), kept
 
     @property
-    def answered_at(self) -> float:
-        """When the last round was answered, in seconds since 1970; 0 before the first."""
+    def taken_at(self) -> float:
+        """When the last model came, in seconds since 1970; 0 before the first."""
         return max((file.stat().st_mtime for file in self._asked()), default=0.0)
 
     @contextmanager
@@ -111,6 +119,11 @@ class SiteRun:
             yield
         finally:
             os.close(lock)
+
+    def _remove(self, pattern: str, needed: set[str]) -> None:
+        for file in self.folder.glob(pattern):
+            if file.name not in needed:
+                file.unlink(missing_ok=True)
 
     def _asked(self) -> Iterator[Path]:
         # None that a death left half written.

@@ -35,6 +35,8 @@ class Request:
         frame: a download; the same object for all clients that get the same bytes.
         effort: the share of its local steps that a simulated client takes; it is not sent.
         whole: makes the frame for a client that has lost what `frame` starts from; None where downloads are no steps.
+        measure: it is asked how good the model is, and not to train; see `fedadapt.federation.measure`.
+        accepted: the last round whose update of this client counted, if that is not on disk yet.
     """
 
     round: int
@@ -42,6 +44,8 @@ class Request:
     frame: bytes
     effort: float = 1.0
     whole: Callable[[], bytes] | None = None
+    measure: bool = False
+    accepted: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Reply:
         downloads: how often the request was sent, or given to whoever carries it; more than once to a site that was
             silent, never to one that was not there. The engine says so, no client.
         wholes: how often of those it was the request's `whole`.
+        measure: as asked.
     """
 
     round: int
@@ -66,6 +71,7 @@ class Reply:
     outcome: Outcome = Outcome.FAILED
     downloads: int = 1
     wholes: int = 0
+    measure: bool = False
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def play(
     Returns:
         The new state and the round's records.
     """
-    frames, track = _downloads(algorithm, wire, state, round, cohort)
+    frames, track = downloads(algorithm, wire, state, round, cohort)
     tallies = {id(frame): _tally(wire, frame) for frame in frames.values()}
     sent = {client: tallies[id(frames[client])] for client in cohort}
     whole = None if track is None else cache(partial(track.frame, wire, versions.WHOLE))
@@ -80,10 +80,10 @@ def play(
     return Played(new, tuple(records), tuple(ledger), measure_drift(updates, algorithm.moving))
 
 
-def _downloads(
+def downloads(
     algorithm: Algorithm, wire: Wire, state: Streams, round: int, cohort: Sequence[int]
 ) -> tuple[dict[int, bytes], versions.Track | None]:
-    """The frame of each client, one object for all that get the same bytes; and what clients hold from now on."""
+    """The frame of each client, one object for all that get the same bytes; and what clients hold once they have it."""
     streams = {name: state[name] for name in algorithm.downloads}
     if not wire.delta:
         return dict.fromkeys(cohort, wire.write(Kind.DOWNLOAD, round, EVERYONE, streams, ())), None
@@ -111,7 +111,7 @@ def try_to_send(
 
 
 def first_answers(
-    replies: Sequence[Reply], round: int, cohort: Sequence[int]
+    replies: Sequence[Reply], round: int, cohort: Sequence[int], *, measure: bool = False
 ) -> tuple[dict[int, Reply], list[LedgerEntry]]:
     """The first reply of each client that was asked; the bytes of what came besides.
 
@@ -120,7 +120,8 @@ def first_answers(
     answers: dict[int, Reply] = {}
     strays = []
     for reply in replies:
-        if reply.round == round and reply.client in cohort and reply.client not in answers:
+        asked = (reply.round, reply.measure) == (round, measure) and reply.client in cohort
+        if asked and reply.client not in answers:
             answers[reply.client] = reply
         else:
             strays.append(LedgerEntry(round, reply.client, Direction.UPLOAD, FRAMING, len(reply.frame)))

@@ -72,15 +72,18 @@ def accuracy_of(manifest: Mapping[str, Any], measured: Container[str]) -> Accura
     """What accuracy and loss of a run are of.
 
     Where clients keep tensors, such as their norms, the shared ones make a model only with theirs. Then it is
-    their own models on their own held-out samples, or, if they hold none out, something that nobody has.
+    their own models on their own held-out samples, or, if they hold none out, something that nobody has. And there may
+    be no other samples than clients' own.
 
     Args:
         manifest: what the run is.
         measured: the names of its metrics.
     """
-    if not any(row.get("travels") == "kept" for row in manifest.get("plan") or ()):
-        return AccuracyOf.GLOBAL
-    return AccuracyOf.OWN if AccuracyOf.OWN.metric("accuracy") in measured else AccuracyOf.PART
+    kept = any(row.get("travels") == "kept" for row in manifest.get("plan") or ())
+    alone = kept or (manifest.get("data") or {}).get("test") == 0
+    if alone and AccuracyOf.OWN.metric("accuracy") in measured:
+        return AccuracyOf.OWN
+    return AccuracyOf.PART if kept else AccuracyOf.GLOBAL
 
 
 @dataclass(frozen=True)

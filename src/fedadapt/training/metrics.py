@@ -15,6 +15,9 @@ from torch.nn import functional
 CALIBRATION_BINS = 15
 """As in the experiments of the source of `calibration_error`."""
 
+NAMES = ("accuracy", "loss", "balanced_accuracy", "macro_f1", "calibration_error", "auroc")
+"""Every metric; the last one is defined for tasks of two classes alone."""
+
 LOWER_IS_BETTER = frozenset({"loss", "calibration_error"})
 """The metrics of which the highest value is the worst."""
 

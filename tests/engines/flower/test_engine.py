@@ -10,6 +10,7 @@ from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.clientapp.mod import LocalDpMod, arrays_size_mod, message_size_mod
 from flwr.serverapp import Grid
 
+from fedadapt.engines.flower.carry import REQUESTS
 from fedadapt.engines.flower.client_app import make_client_app
 from fedadapt.engines.flower.desk import SiteDesk
 from fedadapt.engines.flower.engine import PIECE_BYTES, FlowerEngine
@@ -47,7 +48,7 @@ class ScriptedSite:
 
     def __init__(self, client, *, fit=(), missing=False, knows=True):
         self.client, self.fit, self.missing, self.knows = client, dict(fit), missing, knows
-        self.asked, self.pieces, self.broken = [], [], False
+        self.asked, self.pieces, self.broken, self.measured = [], [], False, 0
 
     def greet(self, terms, client):
         """Fits, unless told otherwise."""
@@ -64,6 +65,7 @@ class ScriptedSite:
     def answer(self, run, request, accepted):
         """Answers with the client's number as its frame."""
         self.asked.append((request.round, accepted))
+        self.measured += request.measure
         if not self.knows:
             return None
         if request.frame == b"fail" or self.broken:
@@ -108,7 +110,7 @@ class ScriptedGrid(Grid):
         message.metadata.__dict__["_message_id"] = key
         app, _ = self.nodes[node]
         context = Context(1, node, {"site": "x"}, RecordDict(), {})
-        delay = self.delay[node] if message.metadata.message_type == "train.round" else 0.0
+        delay = self.delay[node] if message.metadata.message_type in REQUESTS else 0.0
         self.replies[key] = (self.now + delay, app(message, context))
         return [key]
 
@@ -635,3 +637,41 @@ def test_a_mod_that_needs_parameters_is_told_apart(grid):
     grid.at(50, lambda: grid.add(11, ScriptedSite(1)))
     assert answered(engine.exchange(requests(clients=(0, 1)))) == [(1, 1, b"1")]
     assert "node 10 did not answer query.hello: LocalDpMod expects exactly one ArrayRecord" in "\n".join(said)
+
+
+def measuring(round=2, clients=(0, 1, 2)):
+    """Requests to measure what a round came to that is not on disk yet."""
+    return [Request(round, client, b"down", measure=True, accepted=round - 1) for client in clients]
+
+
+def test_measuring_waits_for_nobody_who_is_not_there(grid):
+    """All who are there measure, also without a deadline and however many there are; nobody is asked twice."""
+    engine, _ = engine_on(grid, quorum=3)
+    assert engine.exchange(measuring()) == [
+        Reply(2, client, failure="no reply", outcome=Outcome.ABSENT, downloads=0, measure=True)
+        for client in range(3)
+    ]
+    sites = [ScriptedSite(0), ScriptedSite(1)]
+    for number, one in enumerate(sites):
+        grid.add(10 + number, one, delay=20.0 * number)
+    engine.exchange(requests(clients=(0,)))
+    sites[0].broken = True
+    found = {reply.client: reply for reply in engine.exchange(measuring())}
+    assert (found[1].frame, found[1].measure, found[1].downloads) == (b"1", True, 1)
+    assert (found[0].failure, found[2].downloads) == ("no room for it", 0)
+    assert [one.measured for one in sites] == [1, 1]
+    assert sites[1].asked == [(2, 1)]
+
+
+def test_a_late_measure_is_no_update(grid):
+    """What was asked for the same round and another end is not taken for one another."""
+    engine, _ = engine_on(grid, deadline=10)
+    grid.add(10, ScriptedSite(0), delay=15.0)
+    grid.add(11, ScriptedSite(1))
+    engine.exchange(requests(clients=(1,)))
+    first = engine.exchange(measuring(clients=(0, 1)))
+    assert {reply.client: reply.outcome for reply in first if not reply.frame} == {0: Outcome.ABSENT}
+    second = engine.exchange(requests(round=2, clients=(0, 1)))
+    third = engine.exchange(requests(round=3, clients=(0, 1)))
+    late = [[(r.round, r.measure) for r in found if r.client == 0 and r.frame] for found in (second, third)]
+    assert late == [[(2, True)], [(2, False)]]

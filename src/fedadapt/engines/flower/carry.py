@@ -9,12 +9,16 @@ from fedadapt.engines.flower.pipe import Parcel
 from fedadapt.errors import FrameError, one_line
 from fedadapt.federation.handshake import Complaint, Digest, Document, Fit, parse
 
-HELLO, CHUNK, ROUND = (
+HELLO, CHUNK, ROUND, MEASURE = (
     f"{MessageType.QUERY}.hello",
     f"{MessageType.QUERY}.backbone",
     f"{MessageType.TRAIN}.round",
+    f"{MessageType.EVALUATE}.round",
 )
-"""The types of message: the handshake, a piece of the backbone, a round's request."""
+"""The types of message: the handshake, a piece of the backbone, a round's request to train and that to measure."""
+
+REQUESTS = (ROUND, MEASURE)
+"""Those that hold the frame of a request."""
 
 _FRAME, _ABOUT = "frame", "about"
 _STYPE = "fedadapt.frame"

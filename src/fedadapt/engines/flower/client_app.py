@@ -47,7 +47,7 @@ def make_client_app(find_desk: FindDesk, mods: Sequence[Mod] = ()) -> ClientApp:
             answer = refusal(parcel, error)
         return Message(pack(answer.text, answer.frame or None), reply_to=message)
 
-    for kind in (app.query("hello"), app.query("backbone"), app.train("round")):
+    for kind in (app.query("hello"), app.query("backbone"), app.train("round"), app.evaluate("round")):
         kind(carry)
     return app
 

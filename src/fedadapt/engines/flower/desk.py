@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from fedadapt.engines.flower.carry import CHUNK, HELLO, ROUND, Answer, Ask, Greeting, Piece, refusal
+from fedadapt.engines.flower.carry import CHUNK, HELLO, MEASURE, ROUND, Answer, Ask, Greeting, Piece, refusal
 from fedadapt.engines.flower.pipe import Parcel
 from fedadapt.errors import FedadaptError, FrameError, one_line
 from fedadapt.federation.handshake import Document, Fit, Terms, parse
@@ -24,7 +24,7 @@ class Site(Protocol):
         ...
 
     def answer(self, run: str, request: Request, accepted: int) -> Reply | None:
-        """Does its part in a round; None if it has not shaken hands on this run."""
+        """Trains, or measures, as it is asked; None if it has not shaken hands on this run."""
         ...
 
 
@@ -46,7 +46,8 @@ class SiteDesk:
         Raises:
             FrameError: it is none of ours.
         """
-        handle = {HELLO: self._greet, CHUNK: self._take, ROUND: self._answer}.get(parcel.kind)
+        answers = {HELLO: self._greet, CHUNK: self._take, ROUND: self._answer, MEASURE: self._answer}
+        handle = answers.get(parcel.kind)
         if handle is None:
             raise FrameError(f"message of kind {parcel.kind!r} is none of ours")
         try:
@@ -75,11 +76,11 @@ class SiteDesk:
     def _answer(self, parcel: Parcel) -> tuple[Document, bytes]:
         ask = parse(Ask, parcel.text)
         said = Answer(round=ask.round, client=ask.client)
-        reply = self._site.answer(ask.run, Request(ask.round, ask.client, parcel.frame), ask.accepted)
+        request = Request(ask.round, ask.client, parcel.frame, measure=parcel.kind == MEASURE)
+        asked = f"measure round {ask.round - 1}" if request.measure else f"round {ask.round}"
+        reply = self._site.answer(ask.run, request, ask.accepted)
         if reply is None:
-            self._say(f"round {ask.round}: asked before it shook hands; greeted anew")
+            self._say(f"{asked}: asked before it shook hands; greeted anew")
             return said.model_copy(update={"stranger": True}), b""
-        self._say(
-            f"round {ask.round}: {one_line(reply.failure) or f'answers with {len(reply.frame):,} bytes'}"
-        )
+        self._say(f"{asked}: {one_line(reply.failure) or f'answers with {len(reply.frame):,} bytes'}")
         return said.model_copy(update={"failure": reply.failure[:500]}), reply.frame

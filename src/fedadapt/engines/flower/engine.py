@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from fedadapt.engines.flower.carry import (
     CHUNK,
     HELLO,
+    MEASURE,
     ROUND,
     Answer,
     Ask,
@@ -25,10 +26,10 @@ from fedadapt.engines.flower.carry import (
 )
 from fedadapt.engines.flower.mandate import Mandate
 from fedadapt.engines.flower.pull import PATIENCE_S, Pull
+from fedadapt.engines.flower.waiting import LONGEST_PAUSE_S, OpenRound, Sent, Sites
 from fedadapt.errors import EngineError, FrameError, one_line
 from fedadapt.federation.handshake import Fit, misfit, parse
 from fedadapt.federation.messages import Reply, Request
-from fedadapt.runs.records import Outcome
 
 PIECE_BYTES = 4 * 2**20
 """Bytes of the backbone in one message."""
@@ -38,90 +39,6 @@ LATE_ROUNDS = 10
 
 SLOW_LINE = 2**18
 """Bytes a second of a line on which a message is not yet taken for lost, there and back."""
-
-LONGEST_PAUSE_S = 60.0
-"""Before a node that fails again and again is greeted anew."""
-
-
-@dataclass
-class _Sent:
-    """A message that is out: what it was, to whom, until when an answer is expected, and how often it was sent."""
-
-    kind: str
-    node: int
-    until: float
-    round: int = 0
-    client: int = -1
-    times: int = 1
-    pull: Pull | None = None
-
-
-@dataclass
-class _Sites:
-    """Who is there: nodes that said hello, those that may take part, and when to greet one that failed again."""
-
-    greeted: set[int] = field(default_factory=set)
-    node_of: dict[int, int] = field(default_factory=dict)
-    failures: dict[int, int] = field(default_factory=dict)
-    refused: dict[int, str] = field(default_factory=dict)
-    due: dict[int, float] = field(default_factory=dict)
-
-    def client_at(self, node: int) -> int | None:
-        return next((client for client, at in self.node_of.items() if at == node), None)
-
-    def forget(self, node: int) -> None:
-        self.greeted.discard(node)
-        client = self.client_at(node)
-        if client is not None:
-            del self.node_of[client]
-
-
-@dataclass
-class _Open:
-    """A round that is open: who sent no update yet, who failed, who has failed before, and what came."""
-
-    round: int
-    waiting: set[int]
-    replies: list[Reply] = field(default_factory=list)
-    failed: dict[int, Reply] = field(default_factory=dict)
-    afresh: dict[int, Reply] = field(default_factory=dict)
-    usable: int = 0
-    again_at: float = math.inf
-
-    @property
-    def silent(self) -> set[int]:
-        return self.waiting - self.failed.keys()
-
-    def take(self, arrived: Sequence[Reply]) -> None:
-        for reply in arrived:
-            if reply.round != self.round or reply.client not in self.waiting:
-                self.replies.append(reply)
-            elif reply.failure:
-                self.failed[reply.client] = reply
-            else:
-                self.replies.append(reply)
-                self.waiting.discard(reply.client)
-                self.failed.pop(reply.client, None)
-                self.usable += 1
-
-    def try_again(self, now: float, present: set[int]) -> bool:
-        """Forgets failures, a while after everybody who is present had answered; whether it did."""
-        if not self.failed or self.silent & present:
-            self.again_at = math.inf
-            return False
-        self.again_at = min(self.again_at, now + LONGEST_PAUSE_S)
-        if now < self.again_at:
-            return False
-        # They may have lost what a download starts from.
-        self.afresh |= self.failed
-        self.failed.clear()
-        self.again_at = math.inf
-        return True
-
-    def close(self) -> list[Reply]:
-        """What came, and a word about everybody else: of who failed and then fell silent, how it failed."""
-        silence = {c: Reply(self.round, c, failure="no reply", outcome=Outcome.ABSENT) for c in self.silent}
-        return [*self.replies, *self.failed.values(), *(self.afresh.get(c, r) for c, r in silence.items())]
 
 
 class FlowerEngine:
@@ -147,8 +64,8 @@ class FlowerEngine:
         self._mandate = mandate
         self._clock = clock
         self._sleep = sleep
-        self._sites = _Sites()
-        self._out: dict[str, _Sent] = {}
+        self._sites = Sites()
+        self._out: dict[str, Sent] = {}
         self._downloads: Counter[int] = Counter()
         self._wholes: Counter[int] = Counter()
 
@@ -157,7 +74,7 @@ class FlowerEngine:
 
         A site that failed has answered; but where a quorum is wanting those that failed are asked again, after a
         pause, so that what ails them all does not use up the rounds. Of those who did not answer there is a reply
-        too: it says how often they were asked.
+        too: it says how often they were asked. Where they are to measure, those who are not there are not waited for.
 
         Raises:
             EngineError: Flower does not answer.
@@ -165,11 +82,12 @@ class FlowerEngine:
         if not requests:
             return []
         asked = {request.client: request for request in requests}
-        round_, quorum = requests[0].round, min(self._mandate.patience.quorum, len(requests))
-        open_, quorum_since = _Open(round_, set(asked)), None
+        round_, measure = requests[0].round, requests[0].measure
+        quorum = 0 if measure else min(self._mandate.patience.quorum, len(requests))
+        open_, quorum_since = OpenRound(round_, measure, set(asked)), None
         self._downloads.clear()
         self._wholes.clear()
-        self._out = {k: s for k, s in self._out.items() if s.kind != ROUND or s.round > round_ - LATE_ROUNDS}
+        self._out = {k: s for k, s in self._out.items() if not s.asks or s.round > round_ - LATE_ROUNDS}
         while True:
             try:
                 self._meet()
@@ -180,12 +98,13 @@ class FlowerEngine:
             self.on_clients(len(asked) - len(open_.silent))
             if quorum_since is None and len(self._sites.node_of) >= quorum:
                 quorum_since = self._clock()
-            if open_.usable >= quorum and (not open_.silent or self._overdue(quorum_since)):
+            present = set(self._sites.node_of)
+            if open_.usable >= quorum and (open_.complete(present) or self._overdue(quorum_since)):
                 return [
                     replace(reply, downloads=self._downloads[reply.client], wholes=self._wholes[reply.client])
                     for reply in open_.close()
                 ]
-            if open_.usable < quorum and open_.try_again(self._clock(), set(self._sites.node_of)):
+            if open_.usable < quorum and open_.try_again(self._clock(), present):
                 self._mandate.say(
                     f"round {round_}: {open_.usable} of {quorum} updates; asking those that failed again"
                 )
@@ -206,7 +125,7 @@ class FlowerEngine:
                 self._mandate.say(f"client {client} is gone")
         now = self._clock()
         for key, sent in list(self._out.items()):
-            if sent.kind != ROUND and sent.until <= now and sent.node in online:
+            if not sent.asks and sent.until <= now and sent.node in online:
                 # It was restarted, or its app was, with our word in its hands.
                 del self._out[key]
                 self._greet(sent.node, sent.times + 1)
@@ -223,7 +142,7 @@ class FlowerEngine:
         self._sites.greeted.add(node)
         number = self._mandate.numbers.get(node, -1)
         greeting = Greeting(terms=self._mandate.terms.model_dump_json(), client=number)
-        sent = _Sent(HELLO, node, self._patience(times), client=number, times=times)
+        sent = Sent(HELLO, node, self._patience(times), client=number, times=times)
         self._send(Message(pack(greeting.model_dump_json()), node, HELLO), sent)
 
     def _patience(self, times: int, num_bytes: int = 0) -> float:
@@ -238,7 +157,7 @@ class FlowerEngine:
         """Lets a node be greeted anew, and asked again for what it was asked."""
         self._sites.forget(node)
         for key, sent in list(self._out.items()):
-            if sent.node == node and sent.kind == ROUND:
+            if sent.node == node and sent.asks:
                 sent.until, sent.times = -math.inf, 0
             elif sent.node == node:
                 del self._out[key]
@@ -253,27 +172,29 @@ class FlowerEngine:
             node = self._sites.node_of.get(request.client)
             if node is None:
                 continue
+            kind = MEASURE if request.measure else ROUND
             sent_before = [
-                s for s in self._out.values() if (s.kind, s.round, s.node) == (ROUND, request.round, node)
+                s for s in self._out.values() if (s.kind, s.round, s.node) == (kind, request.round, node)
             ]
             if any(now < sent.until for sent in sent_before):
                 continue
             times = 1 + max((sent.times for sent in sent_before), default=0)
+            accepted = request.accepted
             ask = Ask(
                 run=self._mandate.terms.run,
                 round=request.round,
                 client=request.client,
-                accepted=self._mandate.accepted(request.client),
+                accepted=self._mandate.accepted(request.client) if accepted is None else accepted,
             )
             whole = request.whole() if request.whole and request.client in afresh else b""
             frame = whole or request.frame
             until = self._patience(times, len(frame))
-            sent = _Sent(ROUND, node, until, request.round, request.client, times)
-            if self._send(Message(pack(ask.model_dump_json(), frame), node, ROUND), sent):
+            sent = Sent(kind, node, until, request.round, request.client, times)
+            if self._send(Message(pack(ask.model_dump_json(), frame), node, kind), sent):
                 self._downloads[request.client] += 1
                 self._wholes[request.client] += bool(whole)
 
-    def _send(self, message: Message, sent: _Sent) -> bool:
+    def _send(self, message: Message, sent: Sent) -> bool:
         (key,) = self._grid.push_messages([message]) or (None,)
         if key is None:
             self._forget(sent.node)
@@ -290,7 +211,7 @@ class FlowerEngine:
                 continue
             if message.has_error():
                 self._hear_failure(sent, message.error.reason or "no reason given")
-            elif sent.kind == ROUND:
+            elif sent.asks:
                 replies += self._hear_answer(message, sent)
             elif sent.kind == HELLO:
                 self._hear_fit(message, sent)
@@ -319,28 +240,31 @@ class FlowerEngine:
                 self._hear_failure(sent, f"its message cannot be read: {error}")
         return found
 
-    def _hear_failure(self, sent: _Sent, reason: str) -> None:
+    def _hear_failure(self, sent: Sent, reason: str) -> None:
         """Flower lost the node or the app on it crashed; if it is still there it is greeted anew, after a pause."""
         self._mandate.say(f"node {sent.node} did not answer {sent.kind}: {one_line(reason[:500])}")
         failures = self._sites.failures[sent.node] = self._sites.failures.get(sent.node, -1) + 1
         self._sites.due[sent.node] = self._clock() + min(2.0 ** min(failures, 6), LONGEST_PAUSE_S)
         self._forget(sent.node)
 
-    def _hear_answer(self, message: Message, sent: _Sent) -> list[Reply]:
+    def _hear_answer(self, message: Message, sent: Sent) -> list[Reply]:
         # Not at its greeting: an app that answers greetings may fail at every round.
         self._sites.failures.pop(sent.node, None)
+        frame, failure = b"", ""
         try:
             answer, frame = parse(Answer, text_of(message)), frame_of(message)
         except FrameError as error:
-            return [Reply(sent.round, sent.client, failure=str(error))]
-        if answer.stranger:
-            self._forget(sent.node)
-            return []
-        if (answer.round, answer.client) != (sent.round, sent.client):
-            return [Reply(sent.round, sent.client, failure="answers another request than it was asked")]
-        return [Reply(sent.round, sent.client, frame, "" if frame else answer.failure or "sent nothing")]
+            failure = str(error)
+        else:
+            if answer.stranger:
+                self._forget(sent.node)
+                return []
+            failure = "" if frame else answer.failure or "sent nothing"
+            if (answer.round, answer.client) != (sent.round, sent.client):
+                frame, failure = b"", "answers another request than it was asked"
+        return [Reply(sent.round, sent.client, frame, failure, measure=sent.kind == MEASURE)]
 
-    def _hear_fit(self, message: Message, sent: _Sent) -> None:
+    def _hear_fit(self, message: Message, sent: Sent) -> None:
         try:
             fit = parse(Fit, text_of(message))
         except FrameError as error:
@@ -367,7 +291,7 @@ class FlowerEngine:
         self._sites.due[node] = self._clock() + LONGEST_PAUSE_S
         self._forget(node)
 
-    def _number_problem(self, client: int, sent: _Sent) -> str:
+    def _number_problem(self, client: int, sent: Sent) -> str:
         if self._mandate.numbers and client != sent.client:
             return f"it calls itself client {client}, but is client {sent.client}"
         if not 0 <= client < self._mandate.num_clients:
@@ -383,10 +307,10 @@ class FlowerEngine:
         data = self._mandate.backbone(offset, min(PIECE_BYTES, total - offset))
         self._send(
             Message(pack(piece.model_dump_json(), data), node, CHUNK),
-            _Sent(CHUNK, node, self._patience(1, len(data))),
+            Sent(CHUNK, node, self._patience(1, len(data))),
         )
 
-    def _hear_piece(self, message: Message, sent: _Sent) -> None:
+    def _hear_piece(self, message: Message, sent: Sent) -> None:
         try:
             piece = parse(Piece, text_of(message))
         except FrameError as error:
