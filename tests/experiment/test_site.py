@@ -274,7 +274,7 @@ def test_a_federation_goes_on_after_a_key_was_added(tmp_path, monkeypatch):
 
     monkeypatch.setattr(RunStore, "manifest", property(older))
     assert begin(tiny(), tmp_path) == path
-    with pytest.raises(RunError, match="holds another run"):
+    with pytest.raises(RunError, match=r"holds another run \(train.lr is 0.5, and was 0.01\)"):
         begin(tiny("train.lr=0.5"), tmp_path)
 
 

@@ -211,6 +211,19 @@ def make_config(document: Mapping[str, Any]) -> RunConfig:
         raise ConfigError(first_problem(error, _siblings(error.errors()[0]["loc"]))) from None
 
 
+def first_difference(before: RunConfig, now: RunConfig) -> str:
+    """The first key in which two configurations differ, with both values; empty if none does."""
+
+    def leaves(path: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            return {path: value}
+        return {p: v for key, inner in value.items() for p, v in leaves(f"{path}.{key}", inner).items()}
+
+    was, is_now = (leaves("", config.model_dump(mode="json")) for config in (before, now))
+    keys = (key for key in was | is_now if was.get(key) != is_now.get(key))
+    return next((f"{key[1:]} is {is_now.get(key)!r}, and was {was.get(key)!r}" for key in keys), "")
+
+
 def apply_setting(document: dict[str, Any], setting: str, model: type[BaseModel]) -> None:
     """Sets one key of a document for `model` in place, from ``key=value``."""
     key, separator, text = setting.partition("=")

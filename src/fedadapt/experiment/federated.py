@@ -14,7 +14,7 @@ from fedadapt.engines.engine import Engine
 from fedadapt.engines.flower.mandate import Mandate, Patience
 from fedadapt.errors import ConfigError, RunError
 from fedadapt.experiment.build import Experiment, build, manifest
-from fedadapt.experiment.config import PopulationConfig, RunConfig, make_config
+from fedadapt.experiment.config import PopulationConfig, RunConfig, first_difference, make_config
 from fedadapt.experiment.memory import StoredMemory
 from fedadapt.experiment.party_data import server_data
 from fedadapt.experiment.run import Watcher, play_on, rebuild
@@ -52,8 +52,12 @@ def begin(config: RunConfig, folder: Path) -> Path:
     if (path / FILE).exists():
         with RunStore.read(path) as store:
             began = store.manifest
-        if began.get("engine") != "flower" or make_config(began["config"]) != config:
-            raise RunError(f"directory {path} holds another run; give this one another name")
+        if began.get("engine") != "flower":
+            raise RunError(f"directory {path} holds a simulation; give this run another name")
+        if (before := make_config(began["config"])) != config:
+            raise RunError(
+                f"directory {path} holds another run ({first_difference(before, config)}); give this one another name"
+            )
         return path
     experiment = build(config, server_data)
     if experiment.algorithm.server.buffer:

@@ -64,6 +64,7 @@ def describe_site(path: Path, recipe: Path | None = None, terms: Path | None = N
     }
     if recipe is not None:
         config = load_config(recipe)
+        _check_number(site.config.client, config)
         server = config.data.source.create("source")
         align_classes(dataset, server.class_names, site.config.classes)
         build_backbone = config.backbone.create("backbone")
@@ -149,11 +150,7 @@ class FederationSite:
         if self._recipe is not None:
             own["recipe"] = terms.model_copy(update={"recipe": self._recipe.model_dump_json()}).recipe_digest
         try:
-            clients = parse_config(terms.recipe).data.num_clients
-            if number >= clients:
-                raise ConfigError(
-                    f"client number {number} is not from 0 to {clients - 1}; set client in its site file"
-                )
+            _check_number(number, parse_config(terms.recipe))
             missing = self._missing_from(terms)
             if missing is not None:
                 # What does not fit anyhow need not fetch a backbone.
@@ -343,6 +340,13 @@ class _Own(NamedTuple):
 
     train: Int64[Tensor, " n"]
     test: Split
+
+
+def _check_number(number: int | None, config: RunConfig) -> None:
+    if number is not None and number >= config.data.num_clients:
+        raise ConfigError(
+            f"client number {number} is not from 0 to {config.data.num_clients - 1}; set client in its site file"
+        )
 
 
 def _part(file: Path) -> Path:

@@ -675,3 +675,18 @@ def test_a_late_measure_is_no_update(grid):
     third = engine.exchange(requests(round=3, clients=(0, 1)))
     late = [[(r.round, r.measure) for r in found if r.client == 0 and r.frame] for found in (second, third)]
     assert late == [[(2, True)], [(2, False)]]
+
+
+def test_the_log_says_whom_a_round_waits_for(grid):
+    """After a minute, and then ever more seldom: who is not there, who is at work, and who failed."""
+    engine, said = engine_on(grid, clients=15, quorum=15)
+    grid.add(10, ScriptedSite(0), delay=500.0)
+    grid.add(11, broken := ScriptedSite(1))
+    broken.broken = True
+    grid.at(450, lambda: setattr(broken, "broken", False))
+    grid.at(400, lambda: [grid.add(10 + n, ScriptedSite(n)) for n in range(2, 15)])
+    engine.exchange(requests(clients=range(15)))
+    waits = [line for line in said if "waits for" in line]
+    absent = "clients 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 3 more not here"
+    assert waits[:3] == [f"round 1: waits for client 0 at work; {absent}; client 1 failed"] * 3
+    assert waits[3:] == ["round 1: waits for client 0 at work; client 1 failed"]

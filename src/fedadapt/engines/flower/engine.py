@@ -37,6 +37,9 @@ PIECE_BYTES = 4 * 2**20
 LATE_ROUNDS = 10
 """For so long a late answer is looked for, so that its bytes are counted."""
 
+FIRST_WORD_S = 60.0
+"""After which the log says whom a round waits for; then after twice as long, and so on."""
+
 SLOW_LINE = 2**18
 """Bytes a second of a line on which a message is not yet taken for lost, there and back."""
 
@@ -87,6 +90,7 @@ class FlowerEngine:
         open_, quorum_since = OpenRound(round_, measure, set(asked)), None
         self._downloads.clear()
         self._wholes.clear()
+        word_after, began = FIRST_WORD_S, self._clock()
         self._out = {k: s for k, s in self._out.items() if not s.asks or s.round > round_ - LATE_ROUNDS}
         while True:
             try:
@@ -104,6 +108,9 @@ class FlowerEngine:
                     replace(reply, downloads=self._downloads[reply.client], wholes=self._wholes[reply.client])
                     for reply in open_.close()
                 ]
+            if self._clock() - began >= word_after:
+                self._mandate.say(f"round {round_}: {open_.missing(present)}")
+                word_after *= 2
             if open_.usable < quorum and open_.try_again(self._clock(), present):
                 self._mandate.say(
                     f"round {round_}: {open_.usable} of {quorum} updates; asking those that failed again"

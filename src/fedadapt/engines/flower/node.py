@@ -115,7 +115,7 @@ def keep_joined(
             if stop.wait(LOOK_S):
                 return
         node.start()
-        say(f"joining {way.address}: ready for rounds")
+        say(f"ready; waiting for the server {way.address} to say hello")
         while not stop.wait(LOOK_S):
             at_work.look()
             node.look()

@@ -11,6 +11,9 @@ from fedadapt.engines.flower.pull import Pull
 from fedadapt.federation.messages import Reply
 from fedadapt.runs.records import Outcome
 
+MAX_NAMED = 10
+"""Clients that a line of the log names."""
+
 LONGEST_PAUSE_S = 60.0
 """Before a node that fails again and again is greeted anew."""
 
@@ -94,6 +97,15 @@ class OpenRound:
         """Whether nothing more can come that is waited for."""
         return not (self.silent & present if self.measure else self.silent)
 
+    def missing(self, present: set[int]) -> str:
+        """Whom it waits for, in one line."""
+        groups = {
+            "at work": self.silent & present,
+            "not here": self.silent - present,
+            "failed": set(self.failed),
+        }
+        return "waits for " + "; ".join(f"{_numbers(who)} {how}" for how, who in groups.items() if who)
+
     def try_again(self, now: float, present: set[int]) -> bool:
         """Forgets failures, a while after everybody who is present had answered; whether it did."""
         if not self.failed or self.silent & present:
@@ -113,3 +125,10 @@ class OpenRound:
         absent = Reply(self.round, -1, failure="no reply", outcome=Outcome.ABSENT, measure=self.measure)
         silence = {client: replace(absent, client=client) for client in self.silent}
         return [*self.replies, *self.failed.values(), *(self.afresh.get(c, r) for c, r in silence.items())]
+
+
+def _numbers(clients: set[int]) -> str:
+    """The first of them by number, and how many there are besides."""
+    shown = sorted(clients)[:MAX_NAMED]
+    more = f" and {len(clients) - len(shown)} more" if len(clients) > len(shown) else ""
+    return f"client{'s' * (len(clients) > 1)} {', '.join(map(str, shown))}{more}"
