@@ -192,6 +192,15 @@ def test_what_failed_counts_against_the_claim(made, tmp_path):
     assert "in 1 of 1 rows; mean" in page
 
 
+def test_a_claim_that_failed_everywhere_is_still_made(made, tmp_path):
+    """It holds in none of the rows."""
+    with Results.write(made.parent) as results:
+        for skew, seed in itertools.product(("iid", "strong"), range(3)):
+            results.keep(CellResult(f"small-{skew}-{seed}", Status.FAILED, {}, "training diverged"))
+    page = write_results(made, tmp_path / "out").read_text(encoding="utf-8")
+    assert "in 0 of 2 rows, in 2 of which it failed." in page
+
+
 def test_the_page_says_how_to_run_a_cell_again(made, tmp_path, monkeypatch):
     """With what was set beside the study file, from where both files lay; of a folder elsewhere no more than its name."""
     page = write_results(made, tmp_path / "made-elsewhere").read_text(encoding="utf-8")

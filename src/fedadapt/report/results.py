@@ -113,19 +113,19 @@ def _claim(study: StudyResults) -> Iterator[str]:
     report = study.document["report"]
     for value in study.claimed:
         found = [d for group in study.groups if (d := group.difference(value)) is not None]
-        if not found:
+        failed = sum(group.failed(value) for group in study.groups)
+        if not (found or failed):
             continue
         means = [round(d.spread.mean, 9) for d in found]
         kept = sum(
             mean >= -report["points"] and d.share <= report["share"]
             for mean, d in zip(means, found, strict=True)
         )
-        failed = sum(group.failed(value) for group in study.groups)
         told = (
             f"**{value}**: no more than {report['points']:g} points below {study.reference}, at no more than "
             f"{100 * report['share']:g} % of the bytes, in {kept} of {len(found) + failed} rows"
             + (f", in {failed} of which it failed" if failed else "")
-            + f"; mean difference {sum(means) / len(means):+.2f} points"
+            + (f"; mean difference {sum(means) / len(means):+.2f} points" if means else "")
         )
         if len(means) > 5 and (p := signed_rank(means)) is not None:
             told += f" (Wilcoxon signed-rank test over the rows, two-sided: p = {p:.2g})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -128,3 +129,18 @@ def test_flower_may_fail_at_a_submission_in_passing(made, monkeypatch):
     held = iter([False, False, True])
     monkeypatch.setattr(module, "is_held", lambda run: next(held))
     assert server._submit()
+
+
+def test_a_full_disk_is_named(made, monkeypatch):
+    """Who stops for it has no room to write down why."""
+    make, *_, home = made
+    server = make()
+    monkeypatch.setattr(Child, "alive", True)
+    monkeypatch.setattr(server, "_submit", lambda: False)
+    monkeypatch.setattr(server, "_rounds", lambda: (0, 1))
+    with pytest.raises(EngineError, match="after 5 tries; see"):
+        server._watch()
+    usage = shutil.disk_usage(home)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=4096))
+    with pytest.raises(EngineError, match="after 5 tries, and its disk has only 4,096 bytes left; see"):
+        server._watch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import shutil
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -62,6 +63,10 @@ class Address:
     port: int
     certificate: Path | None
     key: Path | None
+
+
+LITTLE_ROOM = 2**24
+"""Bytes on a disk so full that it may be why a run does not go on; who stops for it cannot write down why."""
 
 
 class FlowerServer:
@@ -130,8 +135,10 @@ class FlowerServer:
         best, tries = self._rounds()[0], 0
         while self._rounds()[0] < self._rounds()[1]:
             if tries == TRIES:
+                free = shutil.disk_usage(self._home).free
+                full = f", and its disk has only {free:,} bytes left" if free < LITTLE_ROOM else ""
                 raise EngineError(
-                    f"the run does not go on after {TRIES} tries; see {self._home}/superlink.log"
+                    f"the run does not go on after {TRIES} tries{full}; see {self._home}/superlink.log"
                 )
             if not self._link.alive:
                 self._say("Flower's SuperLink ended; starting it again")
