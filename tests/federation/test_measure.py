@@ -99,3 +99,30 @@ def test_an_update_is_no_measure(party):
     assert "expected 0 and 7" in found.failures[0]
     assert (found.scores, list(found.failures)) == ({}, [0])
     assert sum(e.num_bytes for e in found.ledger if e.direction is Direction.UPLOAD) == 2 * len(frame)
+
+
+def test_a_loss_that_is_no_number_is_a_finding(party):
+    """As in a simulation; of other measures it says that they are not defined."""
+    flow, _ = ask(party)
+    said = dict.fromkeys(("examples", *NAMES), 0.5) | {"examples": 4.0, "loss": math.nan, "auroc": math.nan}
+    frame = Frame(Kind.UPLOAD, 4, 0, party.wire.identity, tuple(said.values()), ())
+    found = end(flow, [Reply(4, 0, frame.pack(), measure=True)])
+    assert found.failures == {}
+    assert math.isnan(found.scores[0]["loss"])
+    assert "auroc" not in found.scores[0]
+    assert found.scores[0]["accuracy"] == 0.5
+
+
+def test_whoever_is_not_there_costs_nothing(party):
+    """Neither a byte up nor a word; and where nobody is asked nothing is packed."""
+    flow, requests = ask(party)
+    gone = [
+        Reply(4, r.client, failure="no reply", outcome=Outcome.ABSENT, downloads=0, measure=True)
+        for r in requests
+    ]
+    found = end(flow, gone)
+    assert (found.scores, found.failures, found.ledger) == ({}, {}, ())
+    played = Played(party.algorithm.init(dict(party.model.start)), (), ())
+    with pytest.raises(StopIteration) as stop:
+        next(play_measure(party.algorithm, party.wire, played, 3, []))
+    assert stop.value.value.ledger == ()

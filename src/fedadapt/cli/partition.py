@@ -30,7 +30,7 @@ def command(
         raise ConfigError(f"--out is the recipe itself, {recipe}; name another file")
     config = load_config(recipe, settings)
     dataset, _, clients = build_data(config)
-    need_samples(config, clients)
+    need_samples(clients, config)
     held = clients.train
     some = held[:: -(-len(held) // MAX_MEASURED)]
     measured, counts = (

@@ -64,6 +64,11 @@ class DataConfig(Section):
     )
     augment: AugmentConfig = AugmentConfig()
 
+    @property
+    def measured_at_sites(self) -> bool:
+        """Whether the sites of a real federation measure: they hold samples out, or nobody else has any."""
+        return self.local_test_fraction > 0 or self.source.name == "elsewhere"
+
 
 class AttackConfig(Choice):
     """What dishonest clients do in a simulation, and how many of them there are."""

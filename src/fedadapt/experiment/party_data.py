@@ -55,7 +55,7 @@ def server_data(config: RunConfig) -> tuple[Dataset, Split, Clients]:
     return dataset, measured_on, Clients()
 
 
-def need_samples(config: RunConfig, clients: Clients) -> None:
+def need_samples(clients: Clients, config: RunConfig) -> None:
     """Makes sure that the clients' samples are here.
 
     Raises:
@@ -79,6 +79,11 @@ def load_data(config: RunConfig) -> tuple[Dataset, Split]:
     dataset: Dataset = data.source.create("source")
     measured_on, train = dataset.test, dataset.train
     if not len(train):
+        if data.validation_fraction:
+            raise ConfigError(
+                f"data.validation_fraction is {data.validation_fraction}, but source {data.source.name!r} holds no samples; set it "
+                "to 0: sites measure on samples of their own"
+            )
         return dataset, measured_on
     if data.validation_fraction:
         train, measured_on = split_off(train, data.validation_fraction, seeds, "validation")

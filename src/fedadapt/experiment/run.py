@@ -29,7 +29,7 @@ from fedadapt.federation.round_zero import play_warm_start
 from fedadapt.federation.serve import predicting
 from fedadapt.params import Streams, stack
 from fedadapt.registry import names
-from fedadapt.runs.records import ClientRecord, Outcome, RoundRecord
+from fedadapt.runs.records import ClientRecord, RoundRecord
 from fedadapt.runs.store import RunStore
 from fedadapt.training.evaluate import Scores, evaluate, evaluate_clients, over_clients
 from fedadapt.training.processor import tuned_processor
@@ -73,7 +73,7 @@ def run(
     path = folder / config.name
     # Before anything is removed, so that a wrong setting does not cost the run that was to be replaced.
     experiment = build(config)
-    need_samples(config, experiment.clients)
+    need_samples(experiment.clients, config)
     with experiment.engine as make_engine:
         if overwrite:
             RunStore.remove(path)
@@ -197,14 +197,16 @@ def play_on(
         ledger = played.ledger
         if number % config.evaluate.every == 0 or number == config.rounds:
             if experiment.simulates:
-                own = everyones = _measure_clients(experiment, state, memory, clients)
+                scores = _measure_clients(experiment, state, memory, clients)
             else:
                 measured = _drive(_measure_at_sites(experiment, played, number), engine)
                 watcher.measured(number, measured)
-                own = [measured.scores.get(record.client, {}) for record in clients]
-                everyones, ledger = [*measured.scores.values()], ledger + measured.ledger
-            clients = tuple(replace(c, accuracy=s.get("accuracy")) for c, s in zip(clients, own, strict=True))
-            metrics |= {**_measure(experiment, state), **over_clients(everyones)}
+                scores = [measured.scores.get(record.client, {}) for record in clients]
+                ledger += measured.ledger
+            clients = tuple(
+                replace(c, accuracy=own.get("accuracy")) for c, own in zip(clients, scores, strict=True)
+            )
+            metrics |= {**_measure(experiment, state), **over_clients(scores)}
         record = RoundRecord(
             number,
             state,
@@ -256,16 +258,14 @@ def _flow(experiment: Experiment, state: Streams, number: int, cohort: list[int]
 
 
 def _measure_at_sites(experiment: Experiment, played: Played, number: int) -> Flow[Measured]:
-    """How sites measure what a round came to: those whose updates made it, and after the last round all.
+    """How the sites of a round measure what it came to; and after the last round all take it.
 
-    Those that keep tensors, or have models of their own, then have what belongs with them, also where nothing is held
-    out to measure on.
+    Those that keep tensors, or have models of their own, then have what belongs with them, also where nobody measures.
     """
     data = experiment.config.data
-    measures = data.local_test_fraction > 0 or not len(experiment.measured_on)
-    cohort = [r.client for r in played.clients if measures and r.outcome is Outcome.ACCEPTED]
+    cohort = [record.client for record in played.clients] if data.measured_at_sites else []
     own = bool(experiment.plan.kept()) or experiment.algorithm.local.personal is not None
-    if number == experiment.config.rounds and (own or measures):
+    if number == experiment.config.rounds and (own or data.measured_at_sites):
         cohort = list(range(data.num_clients))
     return play_measure(experiment.algorithm, experiment.wire, played, number, cohort)
 

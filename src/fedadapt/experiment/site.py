@@ -120,7 +120,12 @@ class FederationSite:
         """
         if self._data is None:
             with chdir(self.path.parent):
-                self._data = self.config.source.create("source")
+                data: Dataset = self.config.source.create("source")
+            if not len(data.train):
+                raise DataError(
+                    f"source {data.name!r} holds no samples, so a site has nothing to train on; name its data"
+                )
+            self._data = data
         return self._data
 
     def greet(self, terms: Terms, client: int) -> Fit:
@@ -193,7 +198,7 @@ class FederationSite:
         return have + len(data)
 
     def answer(self, run: str, request: Request, accepted: int) -> Reply | None:
-        """Trains, or measures, as asked; a request to train that was answered before gets the same bytes again.
+        """Trains, or measures, as asked; a request that was answered before gets the same bytes again.
 
         What the site keeps is written down before the answer leaves, under the number of the round. The server
         says which of its rounds counted, and the site starts from what was kept then: an update that was lost
@@ -204,9 +209,13 @@ class FederationSite:
         if terms is None:
             return None
         with place.lock():
-            said = None if request.measure else place.answered(request, accepted)
+            said = place.answered(request, accepted)
             if said is not None:
-                return Reply(request.round, request.client, said)
+                return Reply(request.round, request.client, said, measure=request.measure)
+            if request.measure and accepted and not place.remembers(accepted):
+                # It would measure another model than the one it has trained.
+                why = f"what this site kept in round {accepted} is lost"
+                return Reply(request.round, request.client, failure=why, measure=True)
             experiment, own = self._build(terms, request.client)
             memory = place.recall(accepted)
             party = replace(experiment.party(memory), indices={request.client: own.train})
@@ -218,7 +227,7 @@ class FederationSite:
             if reply.failure:
                 return reply
             if request.measure:
-                place.take(request, accepted)
+                place.measured(request, accepted, reply.frame)
             else:
                 place.keep(request, accepted, memory, reply.frame)
             return reply
@@ -306,10 +315,14 @@ class FederationSite:
         train = dataset.train
         if self.config.share:
             clients = share_out(config, train)
-            return dataset, _Own(clients.train[number], train.take(clients.test[number]))
-        generator, every = Seeds(config.seed).torch("local test", client=number), torch.arange(len(train))
-        learnt, held_out = hold_out(every, train.labels, config.data.local_test_fraction, generator)
-        return dataset, _Own(learnt, join(dataset.test, train.take(held_out)))
+            learnt, held_out = clients.train[number], clients.test[number]
+        else:
+            generator, every = Seeds(config.seed).torch("local test", client=number), torch.arange(len(train))
+            learnt, held_out = hold_out(every, train.labels, config.data.local_test_fraction, generator)
+        test = train.take(held_out)
+        if parse_config(terms.recipe).data.measured_at_sites and not self.config.share:
+            test = join(dataset.test, test) if len(test) else dataset.test
+        return dataset, _Own(learnt, test)
 
     def _cached(self, backbone: str) -> Path:
         return self._folder / f"backbone-{backbone[:32]}.safetensors"
@@ -336,7 +349,7 @@ class FederationSite:
 
 
 class _Own(NamedTuple):
-    """Places of the samples that a site trains on, and those that it measures on."""
+    """Where in its data the samples are that a site trains on; and those that it measures on, themselves."""
 
     train: Int64[Tensor, " n"]
     test: Split

@@ -79,6 +79,16 @@ class SiteRun:
         self._remove("memory-*", {f"memory-{round}" for round in (accepted, request.round)})
         self._remove("answer-*", {said.name})
 
+    def measured(self, request: Request, accepted: int, frame: bytes) -> None:
+        """Writes down the answer to a request to measure before it leaves, and the model that came with it."""
+        said = self._answer(request, accepted)
+        last = self.last()
+        if last is None or last[0].round <= request.round:
+            # A request that was overtaken brings an older model.
+            self.take(request, accepted)
+        write_whole(said, frame)
+        self._remove("measured-*", {said.name})
+
     def take(self, request: Request, kept: int) -> None:
         """Writes down the model that a request brought, in the place of the last one.
 
@@ -95,7 +105,9 @@ class SiteRun:
         files = {tuple(map(int, file.name.split("-")[1:])): file for file in self._asked()}
         if not files:
             return None
-        round, client, kept = newest = max(files)
+        newest = max(files)
+        # An earlier version did not say after which round: it wrote down training alone.
+        round, client, kept = (*newest, newest[0])[:3]
         return Request(round, client, files[newest].read_bytes()), kept
 
     @property
@@ -132,4 +144,6 @@ class SiteRun:
     def _answer(self, request: Request, accepted: int) -> Path:
         salt = accepted.to_bytes(8, "little")
         digest = hashlib.blake2b(request.frame, digest_size=8, salt=salt).hexdigest()
-        return self.folder / f"answer-{request.round}-{digest}"
+        # The model is what the next request to train brings: that is the same frame.
+        kind = "measured" if request.measure else "answer"
+        return self.folder / f"{kind}-{request.round}-{digest}"

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from fedadapt.algorithms import Algorithm
 from fedadapt.data.dataset import Split
 from fedadapt.errors import FrameError
-from fedadapt.federation.frame import Frame, Kind, unpack
+from fedadapt.federation.frame import Frame, Kind
 from fedadapt.federation.messages import Reply, Request, Wire
-from fedadapt.federation.round import Played, downloaded, downloads, first_answers
+from fedadapt.federation.round import Played, downloaded, downloads, first_answers, tally
 from fedadapt.federation.serve import Party, predicting, reader
 from fedadapt.runs.records import FRAMING, Direction, LedgerEntry, Outcome
-from fedadapt.training.evaluate import Scores, evaluate
+from fedadapt.training.evaluate import Scores, evaluate, is_known
 from fedadapt.training.metrics import NAMES
 
 
@@ -28,7 +28,7 @@ class Measured:
 
     Args:
         scores: by client, of those that have held-out samples.
-        failures: by client, in one line.
+        failures: by client that was there, in one line.
         ledger: every byte that moved.
     """
 
@@ -52,25 +52,30 @@ def play_measure(
     Yields:
         One list of requests; the driver sends back the replies.
     """
+    if not cohort:
+        return Measured({}, {}, ())
     # No version is noted: the next round sends the same step again, so that a site may as well have missed this one.
     frames, _ = downloads(algorithm, wire, played.state, round + 1, cohort)
+    tallies = {id(frame): tally(wire, frame) for frame in frames.values()}
     counted = {r.client for r in played.clients if r.outcome is Outcome.ACCEPTED}
     asked = [
         Request(round + 1, c, frames[c], measure=True, accepted=round if c in counted else None)
         for c in cohort
     ]
     answers, strays = first_answers((yield asked), round + 1, cohort, measure=True)
-    sent = {client: wire.tally(unpack(frame, max_bytes=len(frame))) for client, frame in frames.items()}
+    sent = {client: tallies[id(frame)] for client, frame in frames.items()}
     moved = [*downloaded(round + 1, sent, answers), *strays]
     scores, failures = dict[int, Scores](), dict[int, str]()
     for client, answer in sorted(answers.items()):
-        moved.append(LedgerEntry(round, client, Direction.UPLOAD, FRAMING, len(answer.frame)))
+        if answer.frame:
+            moved.append(LedgerEntry(round, client, Direction.UPLOAD, FRAMING, len(answer.frame)))
         try:
             if answer.failure:
                 raise FrameError(answer.failure)
             found = _read(wire, answer)
         except FrameError as error:
-            failures[client] = str(error)
+            if answer.outcome is not Outcome.ABSENT:
+                failures[client] = str(error)
             continue
         if found:
             scores[client] = found
@@ -89,7 +94,7 @@ def answer_measure(request: Request, party: Party, held_out: Split) -> Reply:
     try:
         shared = reader(party)(request)["model"]
     except FrameError as error:
-        return replace(Reply(request.round, client, failure=str(error)), measure=True)
+        return Reply(request.round, client, failure=str(error), measure=True)
     device = next(iter(party.model.start.values())).device
     whole = {name: shared.get(name, own).to(device) for name, own in party.model.start.items()}
     own = predicting(party.algorithm, whole, party.memory.get(client, {}))
@@ -111,8 +116,9 @@ def _read(wire: Wire, reply: Reply) -> Scores:
             f"frame has {len(frame.sections)} sections and {len(frame.scalars)} scalars, expected 0 and {1 + len(NAMES)}"
         )
     num_examples, *values = frame.scalars
-    found = {name: value for name, value in zip(NAMES, values, strict=True) if not math.isnan(value)}
-    shares = all(0 <= value <= (math.inf if name == "loss" else 1) for name, value in found.items())
+    found = {name: value for name, value in zip(NAMES, values, strict=True) if is_known(name, value)}
+    # A loss that is no number is a finding.
+    shares = all(0 <= v <= (math.inf if name == "loss" else 1) or math.isnan(v) for name, v in found.items())
     if not (num_examples.is_integer() and 0 <= num_examples < 2**53 and shares):
         raise FrameError(f"scalars {frame.scalars} of client {reply.client} are not a count and measures")
     return found if num_examples else {}

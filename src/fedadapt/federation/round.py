@@ -57,10 +57,10 @@ def play(
         The new state and the round's records.
     """
     frames, track = downloads(algorithm, wire, state, round, cohort)
-    tallies = {id(frame): _tally(wire, frame) for frame in frames.values()}
+    tallies = {id(frame): tally(wire, frame) for frame in frames.values()}
     sent = {client: tallies[id(frames[client])] for client in cohort}
     whole = None if track is None else cache(partial(track.frame, wire, versions.WHOLE))
-    tally_whole = cache(lambda: _tally(wire, whole()) if whole else {})
+    tally_whole = cache(lambda: tally(wire, whole()) if whole else {})
     replies = yield [Request(round, client, frames[client], whole=whole) for client in cohort]
     answers, strays = first_answers(replies, round, cohort)
     ledger = downloaded(round, sent, answers, tally_whole) + strays
@@ -155,7 +155,8 @@ def downloaded(
     return entries
 
 
-def _tally(wire: Wire, frame: bytes) -> dict[str, int]:
+def tally(wire: Wire, frame: bytes) -> dict[str, int]:
+    """The bytes of a frame that was packed here, by group."""
     return wire.tally(unpack(frame, max_bytes=len(frame)))
 
 

@@ -83,12 +83,14 @@ def measure_section(runs: Sequence[RunSummary]) -> Iterator[Html]:
         )
         if any(cell != UNKNOWN for column in columns if column.numeric for cell in column.cells)
     ]
+    splits = dict.fromkeys(_split(run) for run in runs if run.noted("data", "test") != 0)
+    globally = f"Of the global model on the {' or '.join(splits)}. " if splits else ""
     if parts:
         yield section(
             "Metrics",
             *parts,
-            note=f"Of the global model on the {' or '.join(dict.fromkeys(map(_split, runs)))}, and of the model each client would use on its own held-out "
-            "samples. The worst tenth is the mean of the worst tenth of the clients, at least of one.",
+            note=f"{globally}Of the model each client would use on its own held-out samples. The worst tenth is the mean of the "
+            "worst tenth of the clients, at least of one.",
         )
 
 

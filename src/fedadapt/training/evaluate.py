@@ -46,7 +46,7 @@ def evaluate_clients(
     found = scores(_measure(model, stacked, split, indices, mean, std))
     rows = torch.stack(list(found.values()), dim=1).tolist()
     return [
-        {name: value for name, value in zip(found, row, strict=True) if len(own) and _known(name, value)}
+        {name: value for name, value in zip(found, row, strict=True) if len(own) and is_known(name, value)}
         for row, own in zip(rows, indices, strict=True)
     ]
 
@@ -113,6 +113,6 @@ def _measure(
         return reduce(add, counted)
 
 
-def _known(name: str, value: float) -> bool:
+def is_known(name: str, value: float) -> bool:
     """Whether a metric is there to be told: a class may be missing, but a loss that is no number is a finding."""
     return name in ("loss", "calibration_error") or not math.isnan(value)

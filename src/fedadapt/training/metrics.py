@@ -160,7 +160,7 @@ def auroc(counts: Counts) -> Float[Tensor, " K"]:
     # What is not negative is sorted behind all that is, and below nothing.
     ladder = torch.where(negative, counts.margins, torch.inf).sort(1).values
     below, up_to = (torch.searchsorted(ladder, counts.margins, side=side) for side in ("left", "right"))
-    won = ((below + up_to) / 2 * positive).sum(1).double()
+    won = ((below + up_to).double() / 2 * positive).sum(1)
     return won / (positive.sum(1) * negative.sum(1))
 
 

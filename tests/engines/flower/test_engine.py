@@ -645,7 +645,7 @@ def measuring(round=2, clients=(0, 1, 2)):
 
 
 def test_measuring_waits_for_nobody_who_is_not_there(grid):
-    """All who are there measure, also without a deadline and however many there are; nobody is asked twice."""
+    """All who are there measure, also without a deadline and however many there are; who failed is not asked again."""
     engine, _ = engine_on(grid, quorum=3)
     assert engine.exchange(measuring()) == [
         Reply(2, client, failure="no reply", outcome=Outcome.ABSENT, downloads=0, measure=True)

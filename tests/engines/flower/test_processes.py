@@ -42,8 +42,8 @@ pytestmark = [pytest.mark.flower, pytest.mark.timeout(1800)]
 def test_a_federation_equals_its_simulation(tmp_path):
     """Five rounds over TLS with node keys: same state to the bit, same ledger, same clients, same accuracy of each.
 
-    Only what sites need to measure themselves is sent besides. It is attacked by outsiders from its start, and a site first comes with another recipe. All are refused with a
-    line that says why, and leave no trace in the run.
+    Only what sites need to measure themselves is sent besides. The server is attacked by outsiders from its start, and a
+    site first comes with another recipe. All are refused with a line that says why, and leave no trace in the run.
     """
     with Federation(tmp_path, RECIPE) as federation:
         federation.serve()

@@ -9,9 +9,11 @@ from pydantic import Field
 
 from fedadapt.data.dataset import Dataset, Split
 from fedadapt.data.images import Size
+from fedadapt.errors import ConfigError
 from fedadapt.registry import register
 
-Moments = tuple[Annotated[float, Field(ge=0, le=1)], ...]
+Means = tuple[Annotated[float, Field(ge=0, le=1)], ...]
+Deviations = tuple[Annotated[float, Field(gt=0, le=1)], ...]
 
 
 @register("source", "elsewhere")
@@ -20,8 +22,8 @@ def elsewhere(
     class_names: Annotated[tuple[str, ...], Field(min_length=2)],
     size: Size,
     channels: Literal[1, 3] = 3,
-    mean: Moments = (),
-    std: Moments = (),
+    mean: Means = (),
+    std: Deviations = (),
 ) -> Dataset:
     """Classes and shape of images, and no sample: with it a server leads a federation, and its sites measure.
 
@@ -31,7 +33,15 @@ def elsewhere(
         channels: of the images.
         mean: of the pixels by channel, 0..1; only for a backbone that does not bring its own.
         std: likewise.
+
+    Raises:
+        ConfigError: there is not one mean and one deviation of each channel, nor none of both.
     """
+    if not (len(mean) == len(std) and len(mean) in (0, channels)):
+        raise ConfigError(
+            f"source 'elsewhere' has {len(mean)} mean and {len(std)} std for {channels} channels; set one of each for every "
+            "channel, or leave both out"
+        )
     nothing = Split(
         torch.zeros(0, channels, size, size, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
     )

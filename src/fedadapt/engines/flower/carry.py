@@ -57,7 +57,7 @@ class Ask(Document):
 
 
 class Answer(Document):
-    """A round's answer: the upload is in the frame, or it failed.
+    """A request's answer: the upload, or what was measured, is in the frame; or it failed.
 
     Args:
         round: as asked.

@@ -90,7 +90,7 @@ class FlowerEngine:
         open_, quorum_since = OpenRound(round_, measure, set(asked)), None
         self._downloads.clear()
         self._wholes.clear()
-        word_after, began = FIRST_WORD_S, self._clock()
+        word_after, began, were_here = FIRST_WORD_S, self._clock(), set(self._sites.node_of)
         self._out = {k: s for k, s in self._out.items() if not s.asks or s.round > round_ - LATE_ROUNDS}
         while True:
             try:
@@ -103,13 +103,16 @@ class FlowerEngine:
             if quorum_since is None and len(self._sites.node_of) >= quorum:
                 quorum_since = self._clock()
             present = set(self._sites.node_of)
+            if measure and self._clock() - began < self._mandate.patience.ask_again_s:
+                # Who was lost a moment ago may be back in a moment.
+                present |= were_here
             if open_.usable >= quorum and (open_.complete(present) or self._overdue(quorum_since)):
                 return [
                     replace(reply, downloads=self._downloads[reply.client], wholes=self._wholes[reply.client])
                     for reply in open_.close()
                 ]
             if self._clock() - began >= word_after:
-                self._mandate.say(f"round {round_}: {open_.missing(present)}")
+                self._mandate.say(open_.missing(present))
                 word_after *= 2
             if open_.usable < quorum and open_.try_again(self._clock(), present):
                 self._mandate.say(

@@ -62,7 +62,7 @@ class Sites:
 class OpenRound:
     """A round that is open: who sent no update yet, who failed, who has failed before, and what came.
 
-    One that is for measuring waits for those who are there, and asks nobody twice.
+    One that is for measuring waits for those who are there; who failed is not asked again.
     """
 
     round: int
@@ -99,12 +99,12 @@ class OpenRound:
 
     def missing(self, present: set[int]) -> str:
         """Whom it waits for, in one line."""
-        groups = {
-            "at work": self.silent & present,
-            "not here": self.silent - present,
-            "failed": set(self.failed),
-        }
-        return "waits for " + "; ".join(f"{_numbers(who)} {how}" for how, who in groups.items() if who)
+        groups = {"at work": self.silent & present}
+        if not self.measure:
+            groups |= {"not here": self.silent - present, "failed": set(self.failed)}
+        named = f"measuring of round {self.round - 1}" if self.measure else f"round {self.round}"
+        listed = (f"{_numbers(who)} {how}" for how, who in groups.items() if who)
+        return f"{named}: waits for {'; '.join(listed)}"
 
     def try_again(self, now: float, present: set[int]) -> bool:
         """Forgets failures, a while after everybody who is present had answered; whether it did."""
