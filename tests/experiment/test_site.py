@@ -20,7 +20,7 @@ from fedadapt.backbones.weights import save_weights
 from fedadapt.engines.flower.carry import ROUND, Answer, Ask
 from fedadapt.engines.flower.desk import SiteDesk
 from fedadapt.engines.flower.pipe import Parcel
-from fedadapt.errors import ConfigError, RunError
+from fedadapt.errors import ConfigError, DataError, RunError
 from fedadapt.experiment.build import build
 from fedadapt.experiment.export import export
 from fedadapt.experiment.federated import WEIGHTS, _terms, begin, lead
@@ -552,7 +552,9 @@ def test_own_classes_are_mapped(server, tmp_path):
 def test_check_tells_what_a_site_would_bring(tmp_path):
     """Its samples, classes and versions, and with a recipe the backbone."""
     recipe = tmp_path / "r.toml"
-    recipe.write_text('[backbone]\nname = "resnet20"\nwidth = 0.25\n[data.source]\nname = "digits"\n')
+    recipe.write_text(
+        '[backbone]\nname = "resnet20"\nwidth = 0.25\n[data]\nnum_clients = 3\n[data.source]\nname = "digits"\nsize = 12\n'
+    )
     here = site(tmp_path / "here")
     found = describe_site(here.path, recipe)
     assert found["data"] == "digits: 1438 samples, images 3x12x12"
@@ -560,6 +562,10 @@ def test_check_tells_what_a_site_would_bring(tmp_path):
     assert found["backbone"].startswith("resnet20 ")
     recipe.write_text(recipe.read_text() + '[federation]\nbackbone_as = "int8"\n')
     assert describe_site(here.path, recipe)["backbone"] != found["backbone"]
+    with pytest.raises(DataError, match="images of digits are 3x16x16 here, the federation has 3x12x12"):
+        describe_site(site(tmp_path / "large", SITE.replace("12", "16")).path, recipe)
+    with pytest.raises(ConfigError, match="client number 3 is not from 0 to 2"):
+        describe_site(site(tmp_path / "third", "client = 3\n" + SITE).path, recipe)
 
 
 def test_check_compares_what_the_server_will(tmp_path, server):

@@ -66,6 +66,7 @@ def describe_site(path: Path, recipe: Path | None = None, terms: Path | None = N
         config = load_config(recipe)
         _check_number(site.config.client, config)
         server = config.data.source.create("source")
+        _check_shape(dataset, tuple(server.train.images.shape[1:]))
         align_classes(dataset, server.class_names, site.config.classes)
         build_backbone = config.backbone.create("backbone")
         backbone = build_backbone(server.num_classes, Seeds(config.seed).torch("backbone"))
@@ -305,12 +306,7 @@ class FederationSite:
                 dataset, _ = load_data(config)
         else:
             dataset = self.load()
-        shape = tuple(dataset.train.images.shape[1:])
-        if shape != terms.image:
-            raise DataError(
-                f"images of {dataset.name} are {_by(shape)} here, the federation has {_by(terms.image)}; "
-                "set size and channels of the source in the site file"
-            )
+        _check_shape(dataset, terms.image)
         dataset = align_classes(dataset, terms.class_names, self.config.classes)
         train = dataset.train
         if self.config.share:
@@ -359,6 +355,15 @@ def _check_number(number: int | None, config: RunConfig) -> None:
     if number is not None and number >= config.data.num_clients:
         raise ConfigError(
             f"client number {number} is not from 0 to {config.data.num_clients - 1}; set client in its site file"
+        )
+
+
+def _check_shape(dataset: Dataset, wanted: Sequence[int]) -> None:
+    shape = dataset.train.images.shape[1:]
+    if tuple(shape) != tuple(wanted):
+        raise DataError(
+            f"images of {dataset.name} are {_by(shape)} here, the federation has {_by(wanted)}; "
+            "set size and channels of the source in the site file"
         )
 
 

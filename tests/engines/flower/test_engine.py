@@ -687,6 +687,6 @@ def test_the_log_says_whom_a_round_waits_for(grid):
     grid.at(400, lambda: [grid.add(10 + n, ScriptedSite(n)) for n in range(2, 15)])
     engine.exchange(requests(clients=range(15)))
     waits = [line for line in said if "waits for" in line]
-    absent = "clients 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 3 more not here"
-    assert waits[:3] == [f"round 1: waits for client 0 at work; {absent}; client 1 failed"] * 3
-    assert waits[3:] == ["round 1: waits for client 0 at work; client 1 failed"]
+    absent = "clients 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 3 more (not here)"
+    assert waits[:3] == [f"round 1: waits for client 0 (at work); {absent}; client 1 (failed)"] * 3
+    assert waits[3:] == ["round 1: waits for client 0 (at work); client 1 (failed)"]

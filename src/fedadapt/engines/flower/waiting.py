@@ -103,7 +103,7 @@ class OpenRound:
         if not self.measure:
             groups |= {"not here": self.silent - present, "failed": set(self.failed)}
         named = f"measuring of round {self.round - 1}" if self.measure else f"round {self.round}"
-        listed = (f"{_numbers(who)} {how}" for how, who in groups.items() if who)
+        listed = (f"{_numbers(who)} ({how})" for how, who in groups.items() if who)
         return f"{named}: waits for {'; '.join(listed)}"
 
     def try_again(self, now: float, present: set[int]) -> bool:
