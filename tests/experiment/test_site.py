@@ -593,7 +593,7 @@ def test_check_compares_what_the_server_will(tmp_path, server):
     assert told()["backbone"] == found["backbone"]
     other = tmp_path / "other.toml"
     other.write_text(
-        'rounds = 9\n[backbone]\nname = "resnet20"\nwidth = 0.25\n[data.source]\nname = "digits"\n'
+        'rounds = 9\n[backbone]\nname = "resnet20"\nwidth = 0.25\n[data.source]\nname = "digits"\nsize = 12\n'
     )
     with pytest.raises(ConfigError, match="recipe is"):
         describe_site(here.path, other, file)
