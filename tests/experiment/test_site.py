@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import resource
 import stat
 from collections import Counter
@@ -31,6 +32,7 @@ from fedadapt.federation.handshake import misfit
 from fedadapt.federation.messages import EVERYONE, Request
 from fedadapt.federation.round import play
 from fedadapt.federation.round_zero import play_warm_start
+from fedadapt.runs.log import LOG
 from fedadapt.runs.records import Direction
 from fedadapt.runs.results import RunRecord
 from fedadapt.runs.store import RunStore
@@ -225,6 +227,9 @@ def test_a_server_without_samples_leads(tmp_path, shared):
     assert all("accuracy" not in one.metrics and "client_accuracy_mean" in one.metrics for one in rounds)
     assert record.accuracy == rounds[-1].metrics["client_accuracy_mean"]
     assert all(client.accuracy is not None for client in clients)
+    log = (path / LOG).read_text(encoding="utf-8")
+    assert re.search(r"round 2 of 2: 4 of 4 clients, \d+\.\d\d % in the mean of 4 sites, ", log)
+    assert re.search(r"round 2: at the sites: client 0 \d+\.\d\d %, client 1 ", log)
     own = seen[0].sites[1]._built[2]
     dataset = seen[0].sites[1].load()
     assert len(own.train) + len(own.test) == (30 if shared else len(dataset.train) + len(dataset.test))

@@ -27,8 +27,9 @@ GLOBAL = {"accuracy": 0.8, "loss": 0.5, "macro_f1": 0.75, "delta_norm": 2.0, "de
 def measured(tmp_path):
     """A run of one round with these metrics and this plan."""
 
-    def make(metrics, plan):
-        with RunStore.create(tmp_path / "run", {"config": {"name": "one"}, "plan": plan}) as store:
+    def make(metrics, plan, test=100):
+        manifest = {"config": {"name": "one"}, "plan": plan, "data": {"test": test}}
+        with RunStore.create(tmp_path / "run", manifest) as store:
             store.commit(RoundRecord(0, {"model": {}}, metrics=metrics))
         return summarise(tmp_path / "run")
 
@@ -36,23 +37,30 @@ def measured(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metrics", "plan", "whose", "accuracy"),
+    ("metrics", "plan", "test", "whose", "accuracy"),
     [
-        (GLOBAL, SHARED, AccuracyOf.GLOBAL, 0.8),
-        (GLOBAL | OWN, SHARED, AccuracyOf.GLOBAL, 0.8),
-        (GLOBAL | OWN, KEPT, AccuracyOf.OWN, 0.9),
-        (GLOBAL, KEPT, AccuracyOf.PART, 0.8),
+        (GLOBAL, SHARED, 9, AccuracyOf.GLOBAL, 0.8),
+        (GLOBAL | OWN, SHARED, 9, AccuracyOf.GLOBAL, 0.8),
+        (GLOBAL | OWN, KEPT, 9, AccuracyOf.OWN, 0.9),
+        (GLOBAL, KEPT, 9, AccuracyOf.PART, 0.8),
+        (OWN, SHARED, 0, AccuracyOf.AT_CLIENTS, 0.9),
+        (OWN, KEPT, 0, AccuracyOf.OWN, 0.9),
+        ({}, SHARED, 0, AccuracyOf.GLOBAL, None),
     ],
 )
-def test_accuracy_is_of_a_model_that_somebody_has(measured, metrics, plan, whose, accuracy):
-    """Where clients keep something, it is the mean of their own, or it is named as what nobody has."""
-    run = measured(metrics, plan)
+def test_accuracy_is_of_a_model_that_somebody_has(measured, metrics, plan, test, whose, accuracy):
+    """Where clients keep something, it is the mean of their own, or it is named as what nobody has.
+
+    Where there is no test set it is the mean over the clients' samples, whoever's the model.
+    """
+    run = measured(metrics, plan, test)
     assert (run.accuracy_of, run.accuracy) == (whose, accuracy)
     assert run.as_json()["accuracy_of"] == str(whose)
     assert read_record(run.path).accuracy == accuracy
     assert run.as_json()["metrics"] == metrics
     words = {
-        AccuracyOf.OWN: "accuracy, clients&#x27; own held-out samples",
+        AccuracyOf.OWN: "accuracy, clients&#x27; own held-out samples with their own models",
+        AccuracyOf.AT_CLIENTS: "accuracy, clients&#x27; own held-out samples, in the mean",
         AccuracyOf.PART: "accuracy, global test set with the shared part alone",
         AccuracyOf.GLOBAL: "accuracy, global test set<",
     }
@@ -99,3 +107,16 @@ def test_the_shared_part_is_named_in_the_table(measured):
     """It is not called a global model where clients keep what it lacks."""
     (_, whose, *_) = measure_columns([measured(GLOBAL, KEPT)])
     assert whose.cells == ("shared part alone",)
+
+
+@pytest.mark.parametrize("plan", [SHARED, KEPT])
+def test_a_server_without_samples_has_rows_for_its_clients_alone(measured, plan):
+    """All that they say of their models is there, and nothing of one that nobody measured."""
+    cells = {column.title: column.cells for column in measure_columns([measured(OWN, plan, test=0)])}
+    assert cells["accuracy"] == ("90.0 %", "70.0 %", "5.0 %", "8.0 %")
+    assert cells["of"] == (
+        "clients, mean",
+        "clients, worst tenth",
+        "clients, deviation",
+        "clients, quartiles apart",
+    )

@@ -146,8 +146,8 @@ def test_the_object_for_programs(make_run, make_round):
         "download_bytes": 1000,
         "wall_s": 2.0,
         "clients": [
-            {"client": 0, "outcome": "accepted", "reason": ""},
-            {"client": 1, "outcome": "failed", "reason": "no\nluck\x1b[2J"},
+            {"client": 0, "outcome": "accepted", "reason": "", "accuracy": 0.25},
+            {"client": 1, "outcome": "failed", "reason": "no\nluck\x1b[2J", "accuracy": None},
         ],
     }
 

@@ -38,7 +38,7 @@ def align_classes(dataset: Dataset, class_names: Sequence[str], called: Mapping[
     for own, name in zip(dataset.class_names, wanted, strict=True):
         if name not in numbers:
             near = difflib.get_close_matches(name, class_names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise DataError(
                 f"class {own!r} of {dataset.name} is {name!r} to the federation, which has no such class{hint} "
                 f"It has {', '.join(class_names)}; map it under [classes] in the site file"

@@ -177,16 +177,7 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
     backbone = round_backbone(backbone, config.federation.backbone_as)
     channels, height, width = dataset.train.images.shape[1:]
     backbone = replace(backbone, image=(channels, height, width))
-    mean, std = backbone.mean or dataset.mean, backbone.std or dataset.std
-    if not mean:
-        raise ConfigError(
-            f"neither backbone {backbone.name!r} nor source {config.data.source.name!r} has moments of the pixels; set mean and "
-            "std of the source"
-        )
-    if not len(mean) == len(std) == channels:
-        raise ConfigError(
-            f"backbone {backbone.name!r} takes images with {len(mean)} channels, data set {dataset.name!r} has {channels}"
-        )
+    mean, std = pixel_moments(backbone, dataset)
     model = attach(backbone, adapter, policy, seeds.torch("adapter"), head)
     still = dict.fromkeys(Group, 0)
     named = dict(model.module.named_parameters()) | dict(model.module.named_buffers())
@@ -230,6 +221,26 @@ def build(config: RunConfig, load: LoadData = build_data) -> Experiment:
         engine,
         warm,
     )
+
+
+def pixel_moments(backbone: Backbone, dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation by channel that images are normalised with: the backbone's, or else the data set's.
+
+    Raises:
+        ConfigError: neither has any, or they are for another number of channels.
+    """
+    channels = dataset.train.images.shape[1]
+    mean, std = backbone.mean or dataset.mean, backbone.std or dataset.std
+    if not mean:
+        raise ConfigError(
+            f"neither backbone {backbone.name!r} nor source {dataset.name!r} has moments of the pixels; set mean and std of the "
+            "source"
+        )
+    if not len(mean) == len(std) == channels:
+        raise ConfigError(
+            f"backbone {backbone.name!r} takes images with {len(mean)} channels, data set {dataset.name!r} has {channels}"
+        )
+    return mean, std
 
 
 def build_coding(config: RunConfig) -> dict[str, Any]:

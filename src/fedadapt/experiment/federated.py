@@ -185,12 +185,17 @@ class _Log(Watcher):
         moved = sum(entry.num_bytes for entry in record.ledger)
         accuracy = record.metrics.get("accuracy")
         measured = "" if accuracy is None else f", {self._named} {100 * accuracy:.2f} %"
-        at_sites = record.metrics.get("client_accuracy_mean")
-        measured += "" if at_sites is None else f", {100 * at_sites:.2f} % at the sites"
+        scores = {c.client: c.accuracy for c in record.clients if c.accuracy is not None}
+        if scores:
+            at = f"{len(scores)} site{'s' * (len(scores) > 1)}"
+            measured += f", {100 * record.metrics['client_accuracy_mean']:.2f} % in the mean of {at}"
         self.say(
             f"round {record.round} of {self._rounds}: {counted} of {len(record.clients)} clients{measured}, "
             f"{moved:,} bytes, {record.wall_s:.1f} s"
         )
+        if scores:
+            listed = ", ".join(f"client {client} {100 * score:.2f} %" for client, score in scores.items())
+            self.say(f"round {record.round}: at the sites: {listed}")
         for client in record.clients:
             if client.outcome is not Outcome.ACCEPTED:
                 self.say(f"round {record.round}: client {client.client} {client.outcome}: {client.reason}")

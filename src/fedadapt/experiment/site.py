@@ -29,7 +29,7 @@ from fedadapt.errors import (
     RunError,
     one_line,
 )
-from fedadapt.experiment.build import Experiment, build
+from fedadapt.experiment.build import Experiment, build, pixel_moments
 from fedadapt.experiment.config import RunConfig, load_config, parse_config
 from fedadapt.experiment.party_data import Clients, load_data, share_out
 from fedadapt.experiment.site_run import SiteRun
@@ -71,6 +71,7 @@ def describe_site(path: Path, recipe: Path | None = None, terms: Path | None = N
         build_backbone = config.backbone.create("backbone")
         backbone = build_backbone(server.num_classes, Seeds(config.seed).torch("backbone"))
         backbone = round_backbone(backbone, config.federation.backbone_as)
+        pixel_moments(backbone, server)
         found["backbone"] = f"{backbone.name} {backbone.digest[:16]}"
     if terms is not None:
         found |= _fitting(site, terms)

@@ -17,6 +17,7 @@ def measured_on(runs: Sequence[RunSummary]) -> str:
     """Which split, and which models, accuracy and loss are of."""
     of = {
         AccuracyOf.GLOBAL: "{}",
+        AccuracyOf.AT_CLIENTS: "clients' own held-out samples, in the mean",
         AccuracyOf.OWN: "clients' own held-out samples with their own models, in the mean",
         AccuracyOf.PART: "{} with the shared part alone, which is nobody's model",
     }

@@ -30,7 +30,8 @@ PLAIN = ("loss", "delta_norm", "delta_cosine")
 
 def measure_columns(runs: Sequence[RunSummary]) -> tuple[Column, ...]:
     """Every metric that some run has, as last measured: rows by run and by whom it is of."""
-    names = [name for name in MEASURES if any(name in run.last_metrics for run in runs)]
+    known = {name for run in runs for name in run.last_metrics}
+    names = [name for name in MEASURES if name in known or f"client_{name}_mean" in known]
     rows = [
         (label, who, [f"{prefix}{name}{suffix}" for name in names], run.last_metrics)
         for label, run in zip(labels(runs), runs, strict=True)
@@ -62,8 +63,12 @@ def drift_columns(runs: Sequence[RunSummary]) -> tuple[Column, ...]:
 def _whose(run: RunSummary) -> list[tuple[str, str, str]]:
     """Whom metrics are of, and how their names begin and end."""
     clients = [(f"clients, {title}", "client_", f"_{name}") for name, title in STATISTICS.items()]
-    of_all = (AccuracyOf.GLOBAL if run.accuracy_of is AccuracyOf.GLOBAL else AccuracyOf.PART).value
-    return [(of_all, "", ""), *(clients if "client_accuracy_mean" in run.last_metrics else [])]
+    kept = run.accuracy_of in (AccuracyOf.OWN, AccuracyOf.PART)
+    found = [((AccuracyOf.PART if kept else AccuracyOf.GLOBAL).value, "", "")]
+    # A server without samples has measured nothing itself.
+    if run.accuracy_of is AccuracyOf.AT_CLIENTS or not run.last_metrics.keys() & MEASURES.keys():
+        found = []
+    return [*found, *(clients if "client_accuracy_mean" in run.last_metrics else [])]
 
 
 def _text(name: str, value: float | None) -> str:

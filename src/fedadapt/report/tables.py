@@ -20,8 +20,9 @@ UNKNOWN = "–"
 
 
 NOT_GLOBAL = (
-    "Where clients keep tensors, or nobody else has samples, accuracy is of their own models on their own held-out samples, "
-    "in the mean; or, where those that keep tensors hold none out, of the shared part alone, which is nobody's model."
+    "Where clients keep tensors, accuracy is of their own models on their own held-out samples, in the mean; or, where "
+    "they hold none out, of the shared part alone, which is nobody's model. Where there is no test set, it is of what clients "
+    "use on their own held-out samples, in the mean."
 )
 """Said where some accuracy is not of the global model."""
 

@@ -65,7 +65,12 @@ class Sight:
                 "download_bytes": _step(run.download_by_round, run.rounds),
                 "wall_s": run.seconds_by_round[run.rounds],
                 "clients": [
-                    {"client": record.client, "outcome": str(record.outcome), "reason": record.reason}
+                    {
+                        "client": record.client,
+                        "outcome": str(record.outcome),
+                        "reason": record.reason,
+                        "accuracy": record.accuracy,
+                    }
                     for record in run.last_clients
                 ],
             },

@@ -60,29 +60,30 @@ class AccuracyOf(StrEnum):
     """What the accuracy of a run is of."""
 
     GLOBAL = "global model"
+    AT_CLIENTS = "global model at clients"
     OWN = "clients' own models"
     PART = "shared part alone"
 
     def metric(self, name: str) -> str:
         """What a metric such as ``accuracy`` or ``loss`` is called where it is of these models."""
-        return f"client_{name}_mean" if self is AccuracyOf.OWN else name
+        return f"client_{name}_mean" if self in (AccuracyOf.OWN, AccuracyOf.AT_CLIENTS) else name
 
 
 def accuracy_of(manifest: Mapping[str, Any], measured: Container[str]) -> AccuracyOf:
     """What accuracy and loss of a run are of.
 
     Where clients keep tensors, such as their norms, the shared ones make a model only with theirs. Then it is
-    their own models on their own held-out samples, or, if they hold none out, something that nobody has. And there may
-    be no other samples than clients' own.
+    their own models on their own held-out samples, or, if they hold none out, something that nobody has. And where
+    there is no test set, it is the global model, or what a client uses in its place, on clients' own samples.
 
     Args:
         manifest: what the run is.
         measured: the names of its metrics.
     """
     kept = any(row.get("travels") == "kept" for row in manifest.get("plan") or ())
-    alone = kept or (manifest.get("data") or {}).get("test") == 0
-    if alone and AccuracyOf.OWN.metric("accuracy") in measured:
-        return AccuracyOf.OWN
+    no_test_set = (manifest.get("data") or {}).get("test") == 0
+    if (kept or no_test_set) and AccuracyOf.OWN.metric("accuracy") in measured:
+        return AccuracyOf.OWN if kept else AccuracyOf.AT_CLIENTS
     return AccuracyOf.PART if kept else AccuracyOf.GLOBAL
 
 

@@ -296,7 +296,9 @@ class FlowerEngine:
     def _refuse(self, node: int, problem: str) -> None:
         """Lets a node take no part; it is greeted anew now and then, in case it was mended and not seen to go."""
         if self._sites.refused.get(node) != problem:
-            self._mandate.say(f"node {node} is refused: {problem}")
+            number = self._mandate.numbers.get(node)
+            who = f"node {node}" if number is None else f"client {number} (node {node})"
+            self._mandate.say(f"{who} is refused: {problem}")
         self._sites.refused[node] = problem
         self._sites.due[node] = self._clock() + LONGEST_PAUSE_S
         self._forget(node)
