@@ -18,7 +18,7 @@ from fedadapt.experiment.run import Watcher
 from fedadapt.experiment.study import Spectator, conduct, load_study
 from fedadapt.experiment.study.compare import compare
 from fedadapt.experiment.study.conduct import CELLS, foresee, share_out
-from fedadapt.experiment.study.grid import digest, make_plan, places
+from fedadapt.experiment.study.grid import Stage, digest, make_plan, places
 from fedadapt.experiment.study.machine import GIBIBYTE, Need, Room, available_bytes
 from fedadapt.experiment.study.workers import STOPPED, Ended, Workers, run_cell
 from fedadapt.report.gather import summarise
@@ -266,6 +266,27 @@ def test_ctrl_c_stops_after_the_round_and_says_how_to_go_on(tmp_path):
     for cell in plan.cells.values():
         alone = run(cell.config, tmp_path / "alone")
         assert outcome(tmp_path / "runs" / CELLS / cell.digest) == outcome(alone)
+
+
+class Dying(Spectator):
+    """The process dies with the first cell of the grid that is done."""
+
+    def ended(self, cell, result):
+        """A cell has a result."""
+        if cell.stage is Stage.GRID:
+            raise MemoryError
+
+
+def test_a_study_that_died_shows_what_was_done(tmp_path):
+    """Cells that a search has given a place are found by whoever reads the results, before the study is at its end."""
+    study = load_study(write_study(tmp_path, STUDY + SEARCH))
+    with pytest.raises(MemoryError):
+        conduct(study, tmp_path / "runs", jobs=1, spectator=Dying())
+    with Results.read(tmp_path / "runs" / "grid" / RESULTS) as results:
+        cells, standing = results.cells(), results.places()
+    done = [place for place in standing if place.stage == "grid" and place.digest in cells]
+    assert [place.number for place in done] == [1]
+    assert cells[done[0].digest].accuracy is not None
 
 
 def test_two_studies_do_not_write_the_same_results(tmp_path):

@@ -11,7 +11,7 @@ from fedadapt.errors import ConfigError, Interrupted, NoDevice, RunError
 from fedadapt.experiment.config import make_config
 from fedadapt.experiment.run import interruptible
 from fedadapt.experiment.study.file import Pattern, Study, check_pattern, matches
-from fedadapt.experiment.study.grid import Cell, Place, Plan, check, digest, make_plan, places
+from fedadapt.experiment.study.grid import Cell, Place, Plan, Stage, check, digest, make_plan, places
 from fedadapt.experiment.study.machine import Room, gpu_bytes
 from fedadapt.experiment.study.workers import STOPPED, Advanced, Ended, Workers
 from fedadapt.runs.results import RESULTS, CellResult, PlaceResult, Results, RunRecord, Status, read_record
@@ -79,8 +79,8 @@ def conduct(
     check(study, chosen)
     spectator, known = spectator or Spectator(), known or {}
     with Results.write(folder / study.config.name) as results:
-        _describe(study, results, known)
         found = current(results)
+        _describe(study, results, {**known, **found})
         if overwrite:
             plan = make_plan(study, chosen, {**known, **found})
             lost = [cell for cell in plan.waiting if cell.number in plan.lost]
@@ -95,7 +95,7 @@ def conduct(
                 found.pop(cell.digest, None)
         _check_devices(study, make_plan(study, chosen, {**known, **found}).needed(found, known))
         _Conduct(study, folder, results, found, known, spectator).to_the_end(chosen, jobs)
-        _describe(study, results, known)
+        _describe(study, results, {**known, **found})
     plan = make_plan(study, chosen, {**known, **found})
     broken = [result for result in found.values() if result.status is Status.BROKEN]
     if broken:
@@ -254,6 +254,9 @@ class _Conduct:
         )
         self.results.keep(result)
         self.found[cell.digest] = result
+        if cell.stage is Stage.SEARCH:
+            # It may be known now which cells the grid has: whoever looks, also after a stop, sees those that are done.
+            _describe(self.study, self.results, {**self.known, **self.found})
         self.spectator.ended(cell, result)
 
 
@@ -297,9 +300,10 @@ def current(results: Results) -> dict[str, CellResult]:
     return {key: result for key, result in results.cells().items() if stands(result)}
 
 
-def _describe(study: Study, results: Results, known: Mapping[str, CellResult]) -> None:
-    """Writes down what the study is, and where every cell stands that is known by now."""
-    plan = make_plan(study, places(study), {**known, **current(results)})
+def _describe(study: Study, results: Results, found: Mapping[str, CellResult]) -> None:
+    """Writes down what the study is, and where every cell stands that follows from what was found by now."""
+    sound = {key: result for key, result in found.items() if result.status is not Status.BROKEN}
+    plan = make_plan(study, places(study), sound)
     standing = [
         PlaceResult(str(cell.stage), cell.number, dict(cell.labels), cell.digest)
         for cell in (
