@@ -54,6 +54,7 @@ def test_sites_measure_the_new_model(party):
     expected = evaluate(party.model, party.model.start, held_out(party), party.mean, party.std)
     assert found.scores == {0: pytest.approx(expected)}
     assert found.failures == {}
+    assert {len(reply.frame) for reply in replies} == {124}
     assert {entry.round for entry in found.ledger} == {3}
     for way, frames in ((Direction.DOWNLOAD, requests), (Direction.UPLOAD, replies)):
         moved = sum(entry.num_bytes for entry in found.ledger if entry.direction is way)

@@ -34,7 +34,7 @@ from fedadapt.federation.features import Features, frozen_features
 from fedadapt.federation.messages import Wire
 from fedadapt.federation.plan import ExchangePlan, make_plan
 from fedadapt.federation.population import Population
-from fedadapt.federation.serve import Party
+from fedadapt.federation.serve import Party, completed
 from fedadapt.federation.warm_start import WarmStart, warm_start
 from fedadapt.params import Group, Params, Streams
 from fedadapt.registry import names
@@ -143,8 +143,7 @@ class Experiment:
 
     def global_params(self, state: Streams) -> Params:
         """All tensors of the global model; what clients keep is at its pretrained value."""
-        device = next(iter(self.model.start.values())).device
-        return {n: state["model"].get(n, t).to(device) for n, t in self.model.start.items()}
+        return completed(self.model, state["model"])
 
 
 def build(config: RunConfig, load: LoadData = build_data) -> Experiment:

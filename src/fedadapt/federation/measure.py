@@ -16,7 +16,7 @@ from fedadapt.errors import FrameError
 from fedadapt.federation.frame import Frame, Kind
 from fedadapt.federation.messages import Reply, Request, Wire
 from fedadapt.federation.round import Played, downloaded, downloads, first_answers, tally
-from fedadapt.federation.serve import Party, predicting, reader
+from fedadapt.federation.serve import Party, completed, predicting, reader
 from fedadapt.runs.records import FRAMING, Direction, LedgerEntry, Outcome
 from fedadapt.training.evaluate import Scores, evaluate, is_known
 from fedadapt.training.metrics import NAMES
@@ -95,9 +95,7 @@ def answer_measure(request: Request, party: Party, held_out: Split) -> Reply:
         shared = reader(party)(request)["model"]
     except FrameError as error:
         return Reply(request.round, client, failure=str(error), measure=True)
-    device = next(iter(party.model.start.values())).device
-    whole = {name: shared.get(name, own).to(device) for name, own in party.model.start.items()}
-    own = predicting(party.algorithm, whole, party.memory.get(client, {}))
+    own = predicting(party.algorithm, completed(party.model, shared), party.memory.get(client, {}))
     found = evaluate(party.model, own, held_out, party.mean, party.std) if len(held_out) else {}
     scalars = (float(len(held_out)), *(found.get(name, math.nan) for name in NAMES))
     frame = Frame(Kind.UPLOAD, request.round, client, party.wire.identity, scalars, ())

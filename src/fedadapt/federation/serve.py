@@ -364,6 +364,12 @@ def _recall(party: Party, client: int) -> Streams:
     return fresh
 
 
+def completed(model: AdaptedModel, shared: Params) -> Params:
+    """All tensors of a model on its device, with the shared ones in their place; what clients keep is at its start."""
+    device = next(iter(model.start.values())).device
+    return {name: shared.get(name, start).to(device) for name, start in model.start.items()}
+
+
 def predicting(algorithm: Algorithm, shared: Params, memory: Streams) -> Params:
     """The tensors that a client predicts with: the global ones, and what it keeps in their place.
 
